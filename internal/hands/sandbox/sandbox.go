@@ -1,0 +1,87 @@
+// Package sandbox is the contract between the worker and whatever isolates a
+// session: an Engine makes sandboxes, a Sandbox runs tool calls through the
+// hand inside it. One sub-package per engine; package sandboxtest holds the
+// suite every engine must pass. It owns the on-disk layout of sandbox state
+// and may call only package hand and the shared floor.
+package sandbox
+
+import (
+	"context"
+	"time"
+
+	"hearth/internal/hands/hand"
+)
+
+// Spec says what sandbox to make.
+type Spec struct {
+	// ID names the sandbox: 26 lowercase characters [a-z0-9], of one fixed
+	// length because some engines match ids by prefix. Required.
+	ID string
+	// Workdir is the host directory that appears, writable, at GuestWorkdir.
+	// It is created when missing and survives the sandbox.
+	Workdir string
+	// Env is added to the sandbox's environment. Nothing of the worker's own
+	// environment is inherited.
+	Env map[string]string
+	// Limits bounds what the sandbox may use; zero fields are unlimited.
+	Limits Limits
+	// Labels are stored with the sandbox and come back from List.
+	Labels map[string]string
+}
+
+// GuestWorkdir is where Spec.Workdir appears inside engines that have a
+// filesystem of their own. The process engine has none and uses the host path.
+const GuestWorkdir = "/workspace"
+
+// Limits are the resource bounds of one sandbox.
+type Limits struct {
+	MemoryBytes int64
+	CPUs        float64
+	Processes   int
+	OpenFiles   int
+	DiskBytes   int64
+}
+
+// Info describes a sandbox an engine knows of, alive or left behind.
+type Info struct {
+	ID      string
+	Labels  map[string]string
+	Created time.Time
+	// Owner is the process id of the worker that made it, and OwnerAlive
+	// whether that very process (not a later one with its id) still runs.
+	Owner      int
+	OwnerAlive bool
+}
+
+// Engine makes and destroys sandboxes of one kind. Its methods are safe for
+// concurrent use.
+type Engine interface {
+	// Name is the engine's name on the command line, for example "namespace".
+	Name() string
+	// Check reports why the engine cannot work on this host, in words that
+	// name the fix; nil when it can. It is cheap and makes nothing.
+	Check(ctx context.Context) error
+	// Create starts a sandbox whose hand has answered ready.
+	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// List reports every sandbox of this engine under the same state
+	// directory, those of dead workers too.
+	List(ctx context.Context) ([]Info, error)
+	// Destroy removes a sandbox by id, whoever made it: processes, mounts,
+	// cgroups and scratch files, not the workdir. An unknown id is no error.
+	Destroy(ctx context.Context, id string) error
+}
+
+// Sandbox is one running sandbox. Call is safe for concurrent use.
+type Sandbox interface {
+	ID() string
+	// Workdir is the working directory as tools inside see it.
+	Workdir() string
+	// Call runs one tool call. The error is about the sandbox (dead,
+	// unreachable), never about the tool. Cancelling ctx stops the tool.
+	Call(ctx context.Context, call hand.Call) (hand.Result, error)
+	// Done is closed when the sandbox has died or been destroyed.
+	Done() <-chan struct{}
+	// Destroy stops everything inside and frees what the sandbox held, except
+	// its workdir. It may be called more than once.
+	Destroy(ctx context.Context) error
+}
