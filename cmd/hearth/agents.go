@@ -1,0 +1,156 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"hearth/api"
+)
+
+var agentColumns = []column[api.Agent]{
+	{"ID", func(a api.Agent) string { return a.ID }},
+	{"NAME", func(a api.Agent) string { return a.Name }},
+	{"VERSION", func(a api.Agent) string { return strconv.FormatInt(a.Version, 10) }},
+	{"MODEL", func(a api.Agent) string { return a.Model.ID }},
+	{"UPDATED", func(a api.Agent) string { return since(a.UpdatedAt) }},
+}
+
+func newAgents() *cobra.Command {
+	cmd := &cobra.Command{Use: "agents", Short: "List, show and create agents", GroupID: "resource"}
+	cmd.AddCommand(
+		newList("agents", "v1/agents", agentColumns),
+		newGet("agent", "v1/agents/", agentColumns),
+		newAgentCreate(),
+	)
+	return cmd
+}
+
+func newAgentCreate() *cobra.Command {
+	var (
+		to                  endpoint
+		out                 output
+		model, system, file string
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create an agent with the built-in toolset",
+		Long: `Create an agent with the built-in toolset (bash, read, write, edit, glob, grep).
+
+For anything more, give the whole request body as JSON with --file; NAME then
+overrides the name in it.`,
+		Example: `  hearth agents create helper --model claude-sonnet-5
+  hearth agents create helper --file agent.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			body := map[string]any{
+				"model": model,
+				"tools": []api.Tool{{Type: api.ToolTypeAgentToolset}},
+			}
+			if file != "" {
+				raw, err := os.ReadFile(file)
+				if err != nil {
+					return usageError("--file: %w", err)
+				}
+				clear(body)
+				if err := json.Unmarshal(raw, &body); err != nil {
+					return usageError("--file: %s is not a JSON object: %w", file, err)
+				}
+			}
+			body["name"] = args[0]
+			if system != "" {
+				body["system"] = system
+			}
+			var agent api.Agent
+			if err := c.Do(cmd.Context(), http.MethodPost, "v1/agents", body, &agent); err != nil {
+				return err
+			}
+			return printOne(cmd, out, agentColumns, agent)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	cmd.Flags().StringVar(&model, "model", "rehearsal", "the model to think with")
+	cmd.Flags().StringVar(&system, "system", "", "the system prompt")
+	cmd.Flags().StringVar(&file, "file", "", "file with the request body as JSON")
+	return cmd
+}
+
+// newList makes the list command of a resource.
+func newList[T any](plural, path string, columns []column[T]) *cobra.Command {
+	var (
+		to       endpoint
+		out      output
+		limit    int
+		archived bool
+	)
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List " + plural + ", newest first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			query := url.Values{}
+			if archived {
+				query.Set("include_archived", "true")
+			}
+			objects, err := listAll[T](cmd, c, path, query, limit)
+			if err != nil {
+				return err
+			}
+			return printAll(cmd, out, columns, objects)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	cmd.Flags().IntVar(&limit, "limit", 0, "list at most this many (0: all)")
+	cmd.Flags().BoolVar(&archived, "archived", false, "list archived ones too")
+	return cmd
+}
+
+// newGet makes the get command of a resource; prefix is its path up to the id.
+func newGet[T any](singular, prefix string, columns []column[T]) *cobra.Command {
+	var (
+		to  endpoint
+		out output
+	)
+	cmd := &cobra.Command{
+		Use:   "get ID",
+		Short: "Show one " + singular,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			var object T
+			if err := c.Do(cmd.Context(), http.MethodGet, prefix+url.PathEscape(args[0]), nil, &object); err != nil {
+				return err
+			}
+			return printOne(cmd, out, columns, object)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"hearth/internal/brain/agent"
+	"hearth/internal/brain/auth"
+	"hearth/internal/brain/environment"
+	"hearth/internal/brain/loop"
+	"hearth/internal/brain/model"
+	"hearth/internal/brain/model/anthropic"
+	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/queue"
+	"hearth/internal/brain/server"
+	"hearth/internal/brain/session"
+	"hearth/internal/db"
+	"hearth/internal/secret"
+)
+
+// brainConfig is how a brain is put together.
+type brainConfig struct {
+	listen       string
+	data         string
+	databaseURL  string
+	model        string
+	modelBaseURL string
+	leaseTTL     time.Duration
+	pingInterval time.Duration
+	concurrency  int
+	log          *slog.Logger
+}
+
+func (b *brainConfig) register(flags *pflag.FlagSet) {
+	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
+	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
+	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
+	flags.StringVar(&b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)")
+	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
+	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
+	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
+	flags.IntVar(&b.concurrency, "concurrency", 64, "how many sessions may think at once on this server")
+}
+
+// brain is the control plane of one server.
+type brain struct {
+	cfg      brainConfig
+	db       *db.DB
+	keys     *auth.Keys
+	queue    *queue.Queue
+	envs     *environment.Store
+	agents   *agent.Store
+	sessions *session.Store
+	loop     *loop.Loop
+	handler  http.Handler
+}
+
+// openBrain opens the database and assembles the brain; close ends it.
+func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
+	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	if cfg.databaseURL == "" {
+		cfg.databaseURL = "sqlite://" + filepath.Join(cfg.data, "hearth.db")
+	}
+	database, err := db.Open(ctx, db.Config{URL: cfg.databaseURL, Log: cfg.log})
+	if err != nil {
+		return nil, err
+	}
+	b := &brain{cfg: cfg, db: database}
+	if err := b.assemble(ctx); err != nil {
+		return nil, errors.Join(err, database.Close())
+	}
+	return b, nil
+}
+
+func (b *brain) assemble(ctx context.Context) (err error) {
+	adapter, err := b.adapter()
+	if err != nil {
+		return err
+	}
+	signingKey, err := secret.SigningKey(ctx, b.db)
+	if err != nil {
+		return err
+	}
+	if b.sessions, err = session.New(ctx, session.Config{DB: b.db}); err != nil {
+		return err
+	}
+	b.queue, err = queue.New(ctx, queue.Config{
+		DB: b.db, LeaseTTL: b.cfg.leaseTTL, SigningKey: signingKey,
+		Demand: b.sessions.Demand, OnGiveUp: b.sessions.GiveUp,
+	})
+	if err != nil {
+		return err
+	}
+	b.sessions.UseQueue(b.queue)
+	return nil
+}
+
+// adapter picks what thinks.
+func (b *brain) adapter() (model.Adapter, error) {
+	key := firstOf(os.Getenv("HEARTH_MODEL_API_KEY"))
+	name := b.cfg.model
+	if name == "" {
+		name = "rehearsal"
+		if key != "" {
+			name = "anthropic"
+		}
+	}
+	switch name {
+	case "rehearsal":
+		return rehearsal.New(), nil
+	case "anthropic":
+		if key == "" {
+			return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
+		}
+		return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
+	}
+	return nil, usageError("--model: %q is not one of rehearsal, anthropic", name)
+}
+
+// run serves until ctx ends, then finishes what is in flight.
+func (b *brain) run(ctx context.Context, listener net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return b.queue.Run(ctx) })
+	group.Go(func() error { return b.loop.Run(ctx) })
+	group.Go(func() error { return server.Serve(ctx, listener, b.handler) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (b *brain) close() error { return b.db.Close() }

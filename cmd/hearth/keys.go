@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hearth/api"
+	"hearth/client"
+)
+
+var keyColumns = []column[api.EnvironmentKey]{
+	{"ID", func(k api.EnvironmentKey) string { return k.ID }},
+	{"NAME", func(k api.EnvironmentKey) string { return k.Name }},
+	{"CREATED", func(k api.EnvironmentKey) string { return since(k.CreatedAt) }},
+	{"STATE", func(k api.EnvironmentKey) string { return keyState(k) }},
+}
+
+func keyState(k api.EnvironmentKey) string {
+	switch {
+	case k.RevokedAt != nil:
+		return "revoked"
+	case k.ExpiresAt == nil:
+		return "valid"
+	case k.ExpiresAt.Before(time.Now()):
+		return "expired"
+	}
+	return "valid until " + k.ExpiresAt.Local().Format("2006-01-02 15:04")
+}
+
+func newKeys() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "keys",
+		Short:   "List, create and revoke the keys of an environment",
+		Long:    "An environment key lets a worker serve one environment's queue, and nothing else.",
+		GroupID: "resource",
+	}
+	cmd.AddCommand(newKeyList(), newKeyCreate(), newKeyRevoke())
+	return cmd
+}
+
+func newKeyList() *cobra.Command {
+	return newKeyCommand("list ENVIRONMENT", "List the keys of an environment, without their secrets", 1,
+		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
+			keys, err := c.ListKeys(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return printAll(cmd, out, keyColumns, keys)
+		})
+}
+
+func newKeyCreate() *cobra.Command {
+	var (
+		name    string
+		expires time.Duration
+	)
+	cmd := newKeyCommand("create ENVIRONMENT", "Create a key and print its secret, once", 1,
+		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
+			params := client.KeyParams{Name: name}
+			if expires > 0 {
+				at := time.Now().Add(expires).UTC()
+				params.ExpiresAt = &at
+			}
+			key, err := c.CreateKey(cmd.Context(), args[0], params)
+			if err != nil {
+				return err
+			}
+			if out.format == "json" {
+				return printJSON(cmd.OutOrStdout(), key)
+			}
+			// The secret alone on standard output, so that it can go into a file.
+			fmt.Fprintf(cmd.ErrOrStderr(), "key %s for %s; keep the secret now, it is not shown again\n", key.ID, key.EnvironmentID)
+			fmt.Fprintln(cmd.OutOrStdout(), key.Key)
+			return nil
+		})
+	cmd.Example = "  hearth keys create env_… --name site-a > worker.key && chmod 600 worker.key"
+	cmd.Flags().StringVar(&name, "name", "worker", "what the key is called in lists")
+	cmd.Flags().DurationVar(&expires, "expires", 0, "how long the key is valid, 720h say (0: until revoked)")
+	return cmd
+}
+
+func newKeyRevoke() *cobra.Command {
+	return newKeyCommand("revoke ENVIRONMENT KEY", "Revoke a key; its next request is refused", 2,
+		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
+			key, err := c.RevokeKey(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return printOne(cmd, out, keyColumns, key)
+		})
+}
+
+func newKeyCommand(use, short string, args int, run func(*cobra.Command, *client.Client, output, []string) error) *cobra.Command {
+	var (
+		to  endpoint
+		out output
+	)
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ExactArgs(args),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			return run(cmd, c, out, args)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+const serveHelp = `Serve the brain: the Managed Agents API, the session logs, one work queue per
+environment and the agent loop.
+
+Everything is kept in --data (SQLite), or in Postgres with --database-url; on
+Postgres, any number of servers may share one database behind a load balancer.
+
+The API key is HEARTH_API_KEY, or one made at the first start and kept in
+DATA/api-key. The model's key is HEARTH_MODEL_API_KEY.
+
+A self_hosted environment waits for your workers (hearth worker). With --hands,
+this server also serves cloud environments, with workers of its own.
+
+SIGTERM stops taking requests, ends streams, hands sessions that are thinking to
+whoever takes over, and exits.`
+
+func newServe() *cobra.Command {
+	var (
+		cfg    brainConfig
+		logs   logFlags
+		hands  bool
+		engine string
+	)
+	cmd := &cobra.Command{
+		Use:     "serve",
+		Short:   "Run the brain",
+		Long:    serveHelp,
+		GroupID: "daemon",
+		Example: `  hearth serve --listen 0.0.0.0:8400 --data /var/lib/hearth
+  HEARTH_DATABASE_URL=postgres://… hearth serve --listen 0.0.0.0:8400`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logs.logger()
+			if err != nil {
+				return err
+			}
+			cfg.log = log
+			return serve(cmd.Context(), cfg, hands, engine)
+		},
+	}
+	cfg.register(cmd.Flags())
+	logs.register(cmd.Flags(), "info")
+	cmd.Flags().BoolVar(&hands, "hands", false, "serve cloud environments with built-in workers")
+	registerEngine(cmd.Flags(), &engine)
+	return cmd
+}
+
+// serveInfo is what hearth serve writes to serve.json once it is ready.
+type serveInfo struct {
+	BaseURL string `json:"base_url"`
+	APIKey  string `json:"api_key"`
+	PID     int    `json:"pid"`
+}
+
+func serve(ctx context.Context, cfg brainConfig, hands bool, engine string) error {
+	b, err := openBrain(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	key, err := b.operatorKey(ctx)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", cfg.listen)
+	if err != nil {
+		return err
+	}
+	info := serveInfo{BaseURL: baseURL(listener), APIKey: key, PID: os.Getpid()}
+	if err := writePrivate(filepath.Join(cfg.data, "serve.json"), info); err != nil {
+		return err
+	}
+	defer os.Remove(filepath.Join(cfg.data, "serve.json"))
+	cfg.log.Info("serving", "address", listener.Addr().String(), "model", b.loop.ModelName(), "version", version())
+	if !hands {
+		return b.run(ctx, listener)
+	}
+	return b.runWithHands(ctx, listener, handsConfig{engine: engine, stateDir: filepath.Join(cfg.data, "worker"), log: cfg.log})
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"hearth/api"
+	"hearth/client"
+)
+
+var sessionColumns = []column[api.Session]{
+	{"ID", func(s api.Session) string { return s.ID }},
+	{"STATUS", func(s api.Session) string { return string(s.Status) }},
+	{"AGENT", func(s api.Session) string { return s.Agent.Name }},
+	{"TITLE", func(s api.Session) string { return orDash(deref(s.Title)) }},
+	{"CREATED", func(s api.Session) string { return since(s.CreatedAt) }},
+}
+
+func newSessions() *cobra.Command {
+	cmd := &cobra.Command{Use: "sessions", Short: "List, show, create, follow and end sessions", GroupID: "resource"}
+	cmd.AddCommand(
+		newList("sessions", "v1/sessions", sessionColumns),
+		newGet("session", "v1/sessions/", sessionColumns),
+		newSessionCreate(),
+		newSessionEvents(),
+		newSessionConfirm(),
+		newSessionInterrupt(),
+		newSessionEnd("archive ID", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
+		newSessionEnd("delete ID", "Delete a session and its events for good", http.MethodDelete, ""),
+	)
+	return cmd
+}
+
+func newSessionCreate() *cobra.Command {
+	var (
+		to                        endpoint
+		out                       output
+		agent, environment, title string
+	)
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Create an idle session (hearth run creates and starts one)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			c, info, err := to.connect()
+			if err != nil {
+				return err
+			}
+			body := map[string]any{"agent": firstOf(agent, info.AgentID), "environment_id": firstOf(environment, info.EnvironmentID)}
+			if title != "" {
+				body["title"] = title
+			}
+			var session api.Session
+			if err := c.Do(cmd.Context(), http.MethodPost, "v1/sessions", body, &session); err != nil {
+				return err
+			}
+			return printOne(cmd, out, sessionColumns, session)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	cmd.Flags().StringVar(&agent, "agent", "", "the agent")
+	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
+	cmd.Flags().StringVar(&title, "title", "", "the title")
+	return cmd
+}
+
+func newSessionEvents() *cobra.Command {
+	var (
+		to     endpoint
+		asJSON bool
+		live   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "events ID",
+		Short: "Print a session's events, and follow it with --follow",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			if live {
+				return watch(cmd.Context(), c, args[0], "", watcher{out: cmd.OutOrStdout(), in: cmd.InOrStdin(), json: asJSON})
+			}
+			return printEvents(cmd, c, args[0], asJSON)
+		},
+	}
+	to.register(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each event as one line of JSON")
+	cmd.Flags().BoolVar(&live, "follow", false, "go on until the turn ends")
+	return cmd
+}
+
+func printEvents(cmd *cobra.Command, c *client.Client, sessionID string, asJSON bool) error {
+	lines := newTimeline(cmd.OutOrStdout())
+	f := follower{client: c, sessionID: sessionID, seen: map[string]bool{}, visit: func(e observed) error {
+		if asJSON {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", e.raw)
+		} else {
+			lines.print(e.Event)
+		}
+		return nil
+	}}
+	return f.catchUp(cmd.Context())
+}
+
+func newSessionConfirm() *cobra.Command {
+	var message string
+	cmd := newSessionCommand("confirm ID CALL allow|deny", "Answer a call that waits for permission", 3,
+		func(ctx context.Context, c *client.Client, args []string) error {
+			return confirm(ctx, c, args[0], args[1], args[2], message)
+		})
+	cmd.Flags().StringVar(&message, "message", "", "with deny: what to tell the agent")
+	return cmd
+}
+
+func newSessionInterrupt() *cobra.Command {
+	return newSessionCommand("interrupt ID", "Stop what a session is doing", 1,
+		func(ctx context.Context, c *client.Client, args []string) error {
+			body := map[string]any{"events": []any{map[string]any{"type": api.EventUserInterrupt}}}
+			return c.Do(ctx, http.MethodPost, "v1/sessions/"+url.PathEscape(args[0])+"/events", body, nil)
+		})
+}
+
+func newSessionEnd(use, short, method, suffix string) *cobra.Command {
+	return newSessionCommand(use, short, 1, func(ctx context.Context, c *client.Client, args []string) error {
+		return c.Do(ctx, method, "v1/sessions/"+url.PathEscape(args[0])+suffix, nil, nil)
+	})
+}
+
+func newSessionCommand(use, short string, args int, run func(context.Context, *client.Client, []string) error) *cobra.Command {
+	var to endpoint
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ExactArgs(args),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), c, args)
+		},
+	}
+	to.register(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"hearth/internal/hands/worker"
+)
+
+const workerHelp = `Run the hands: claim sessions from an environment's queue, open a sandbox for
+each, run its tool calls there and post the results back. Only outbound HTTPS is
+needed.
+
+The environment's key is read from --environment-key-file, or from
+HEARTH_ENVIRONMENT_KEY or ANTHROPIC_ENVIRONMENT_KEY; --base-url and
+--environment-id may come from ANTHROPIC_BASE_URL and ANTHROPIC_ENVIRONMENT_ID.
+
+SIGTERM drains: no more claims, running calls finish within --drain, what is
+left is handed back. A second signal ends the worker at once; whatever it leaves
+behind is cleared away when a worker next starts on the same --state.`
+
+const workerRunHelp = `Serve one session that somebody else has claimed, and exit. This is the command
+for a container that a dispatcher starts for each item. It reads
+
+  ANTHROPIC_WORK_ID, ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_SESSION_ID   which item
+  ANTHROPIC_WORK_SECRET                the item's secret, as polled
+  ANTHROPIC_ENVIRONMENT_KEY            needed when there is no secret
+  ANTHROPIC_WORK_LAST_HEARTBEAT        to carry on a lease that was begun
+  ANTHROPIC_BASE_URL                   the server
+
+Whoever claimed the item must not stop it before this command has exited.`
+
+func newWorker() *cobra.Command {
+	var flags workerFlags
+	cmd := &cobra.Command{
+		Use:     "worker",
+		Short:   "Run the hands",
+		Long:    workerHelp,
+		GroupID: "daemon",
+		Example: "  hearth worker --base-url https://brain.example --environment-id env_… --environment-key-file worker.key",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w, err := flags.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return w.Run(cmd.Context())
+		},
+	}
+	flags.register(cmd.Flags())
+	cmd.AddCommand(newWorkerRun())
+	return cmd
+}
+
+func newWorkerRun() *cobra.Command {
+	var flags workerFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Serve one claimed session, then exit",
+		Long:  workerRunHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			item, err := worker.ItemFromEnvironment(os.Getenv)
+			if err != nil {
+				return usageError("%w", err)
+			}
+			flags.environmentID = item.EnvironmentID
+			flags.keyOptional = true
+			w, err := flags.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return w.RunOne(cmd.Context(), item)
+		},
+	}
+	flags.register(cmd.Flags())
+	return cmd
+}
+
+// workerFlags configure a worker.
+type workerFlags struct {
+	logs          logFlags
+	baseURL       string
+	environmentID string
+	keyFile       string
+	keyOptional   bool
+	handsConfig
+}
+
+// handsConfig is what a worker on the command line and one built into the
+// server have in common.
+type handsConfig struct {
+	engine      string
+	stateDir    string
+	maxSessions int
+	maxIdle     time.Duration
+	drain       time.Duration
+	log         *slog.Logger
+}
+
+func (h *handsConfig) register(flags *pflag.FlagSet) {
+	registerEngine(flags, &h.engine)
+	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
+	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")
+	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
+}
+
+func (f *workerFlags) register(flags *pflag.FlagSet) {
+	f.logs.register(flags, "info")
+	flags.StringVar(&f.baseURL, "base-url", "", "the server's address (default "+defaultBaseURL+")")
+	flags.StringVar(&f.environmentID, "environment-id", "", "the environment whose queue to serve")
+	flags.StringVar(&f.keyFile, "environment-key-file", "", "file with the environment's key")
+	flags.StringVar(&f.stateDir, "state", filepath.Join(defaultDataDir(), "worker"), "the directory for sessions' files and sandboxes")
+	f.handsConfig.register(flags)
+}
+
+func (f *workerFlags) open(ctx context.Context) (*worker.Worker, error) {
+	log, err := f.logs.logger()
+	if err != nil {
+		return nil, err
+	}
+	f.log = log
+	key := firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY"))
+	if f.keyFile != "" {
+		if key, err = readSecretFile(f.keyFile); err != nil {
+			return nil, usageError("--environment-key-file: %w", err)
+		}
+	}
+	environmentID := firstOf(f.environmentID, os.Getenv("ANTHROPIC_ENVIRONMENT_ID"))
+	if environmentID == "" {
+		return nil, usageError("no environment: set --environment-id")
+	}
+	if key == "" && !f.keyOptional {
+		return nil, usageError("no environment key: set --environment-key-file or HEARTH_ENVIRONMENT_KEY (hearth keys create makes one)")
+	}
+	return f.handsConfig.open(ctx, target{
+		baseURL:       firstOf(f.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), defaultBaseURL),
+		environmentID: environmentID, key: key,
+	})
+}
