@@ -5,6 +5,7 @@ package dbtest
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -83,6 +84,7 @@ var databases atomic.Int64
 // postgres is a running cluster, or why there is none.
 type postgres struct {
 	dir, port string
+	alive     io.Closer // its end ends the cluster; held so that it is not collected
 	missing   string
 	err       error
 }
@@ -141,7 +143,7 @@ pid=$!; read -r _; kill -QUIT $pid; wait $pid; rm -rf "$1"`
 	server := exec.Command("/bin/sh", "-c", script, bin, dir, c.port)
 	server.SysProcAttr = as
 	server.Dir = dir
-	if _, err := server.StdinPipe(); err != nil {
+	if c.alive, err = server.StdinPipe(); err != nil {
 		return err
 	}
 	if err := server.Start(); err != nil {
