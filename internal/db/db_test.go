@@ -188,6 +188,7 @@ func BenchmarkDurableRows(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			d := migrated(b, open(b))
 			body := strings.Repeat("x", 500)
+			b.ResetTimer()
 			var id atomic.Int64
 			b.SetParallelism(64)
 			b.ReportAllocs()
