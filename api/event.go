@@ -56,6 +56,9 @@ type EventHead struct {
 	ProcessedAt *time.Time `json:"processed_at"`
 }
 
+// Head gives access to the head of an event of any type.
+func (h *EventHead) Head() *EventHead { return h }
+
 // Event is the reading side of every event type: the union of their fields,
 // those of other types left zero. The writing side is the struct of each type.
 type Event struct {

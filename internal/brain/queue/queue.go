@@ -99,7 +99,9 @@ func (q *Queue) Offer(ctx context.Context, tx db.Tx, environmentID, sessionID st
 	}
 	var id, state string
 	var notBefore int64
-	err := tx.QueryRow(ctx, "SELECT id, state, not_before FROM work WHERE session_id = ? AND state <> 'stopped'", sessionID).Scan(&id, &state, &notBefore)
+	// Locked, so that an activation that is just ending is seen either as live,
+	// and then sees what the session waits for, or as ended.
+	err := tx.QueryRow(ctx, "SELECT id, state, not_before FROM work WHERE session_id = ? AND state <> 'stopped'"+tx.ForUpdate(), sessionID).Scan(&id, &state, &notBefore)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return q.insert(ctx, tx, environmentID, sessionID, now)

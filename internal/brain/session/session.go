@@ -6,13 +6,24 @@ package session
 
 import (
 	"context"
+	"database/sql"
+	"embed"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 
 	"hearth/api"
-	"hearth/internal/brain/queue"
 	"hearth/internal/db"
 )
+
+// Offerer is where a session that needs hands is offered: the work queue.
+type Offerer interface {
+	Offer(ctx context.Context, tx db.Tx, environmentID, sessionID string, progress bool) error
+	Retire(ctx context.Context, tx db.Tx, sessionID string) error
+}
 
 // Config of a Store.
 type Config struct {
@@ -22,54 +33,186 @@ type Config struct {
 }
 
 // Store is every session.
-type Store struct{}
+type Store struct {
+	db     *db.DB
+	runTTL time.Duration
+	queue  Offerer
+	now    func() time.Time
+}
+
+//go:embed migrations/*.sql
+var migrations embed.FS
 
 // New makes the store and migrates its tables. UseQueue must be called before
 // sessions are created.
-func New(ctx context.Context, cfg Config) (*Store, error) { panic("stub") }
-
-// UseQueue tells the store where activations are offered.
-func (s *Store) UseQueue(q *queue.Queue) { panic("stub") }
-
-// Demand implements queue.Demand: the session waits for a runnable call of a
-// hands tool.
-func (s *Store) Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, error) {
-	panic("stub")
+func New(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.RunTTL == 0 {
+		cfg.RunTTL = 30 * time.Second
+	}
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.DB.Migrate(ctx, "session", dir); err != nil {
+		return nil, err
+	}
+	return &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now}, nil
 }
 
-// GiveUp implements queue.Config.OnGiveUp: a visible session.error.
-func (s *Store) GiveUp(ctx context.Context, tx db.Tx, sessionID string) error { panic("stub") }
+// UseQueue tells the store where sessions are offered. Queue and store need
+// each other, so one of them is told late.
+func (s *Store) UseQueue(q Offerer) { s.queue = q }
 
-// CreateParams of a session; everything in it is resolved and valid except the
-// initial events, which Create validates as Send does.
-type CreateParams struct {
-	WorkspaceID     string
-	Agent           api.SessionAgent
-	EnvironmentID   string
-	EnvironmentType string // api.EnvironmentSelfHosted or api.EnvironmentCloud
-	Title           *string
-	Metadata        map[string]string
-	VaultIDs        []string
-	Resources       []json.RawMessage
-	InitialEvents   []json.RawMessage
+// row is a row of sessions.
+type row struct {
+	id, workspaceID, environmentID, environmentType, threadID string
+	agentID                                                   string
+	agentVersion                                              int64
+	status                                                    api.SessionStatus
+	blocking                                                  string // JSON array of the call ids the session waits for
+	title                                                     sql.NullString
+	agent, metadata, vaultIDs, resources                      string // JSON
+	created, updated                                          int64
+	archived, deleted                                         sql.NullInt64
+	seq, epoch                                                int64
+	due, runUntil                                             sql.NullInt64
+	spanID                                                    string // of the model request in flight, or ""
+	failures                                                  int64
+	runningSince                                              sql.NullInt64
+	active                                                    int64 // microseconds spent running, the current stretch not included
+	inputTokens, outputTokens, cacheRead, cacheWrite          int64
 }
 
-// Create makes a session: idle, or running when it has initial events (user.message only).
-func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error) { panic("stub") }
+const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
+	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens`
+
+func (r *row) fields() []any {
+	return []any{&r.id, &r.workspaceID, &r.environmentID, &r.environmentType, &r.threadID, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
+		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.seq, &r.epoch, &r.due, &r.runUntil, &r.spanID, &r.failures, &r.runningSince, &r.active,
+		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite}
+}
+
+func (r *row) insert(ctx context.Context, tx db.Tx) error {
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
+		r.id, r.workspaceID, r.environmentID, r.environmentType, r.threadID, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
+		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil, r.spanID, r.failures, r.runningSince, r.active,
+		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite)
+	return err
+}
+
+// save writes back the columns that change as a session lives; those a client
+// sets are written by Update.
+func (r *row) save(ctx context.Context, tx db.Tx) error {
+	_, err := tx.Exec(ctx, `UPDATE sessions SET status = ?, blocking = ?, updated_at = ?, archived_at = ?, deleted_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
+		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ? WHERE id = ?`,
+		r.status, r.blocking, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil,
+		r.spanID, r.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.id)
+	if err != nil {
+		return fmt.Errorf("save session %s: %w", r.id, err)
+	}
+	return nil
+}
+
+// session is the row on the wire, as of now.
+func (r *row) session(now time.Time) (api.Session, error) {
+	out := api.Session{
+		ID: r.id, Type: "session", Status: r.status, EnvironmentID: r.environmentID,
+		Budget: json.RawMessage("null"), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
+		CreatedAt: at(r.created), UpdatedAt: at(r.updated),
+	}
+	if r.title.Valid {
+		out.Title = &r.title.String
+	}
+	end := now
+	if r.archived.Valid {
+		end = at(r.archived.Int64)
+		out.ArchivedAt = &end
+	}
+	out.Stats = api.SessionStats{ActiveSeconds: out.Usage.ActiveSeconds, DurationSeconds: max(0, end.Sub(out.CreatedAt).Seconds())}
+	for _, part := range []struct {
+		raw string
+		to  any
+	}{{r.agent, &out.Agent}, {r.metadata, &out.Metadata}, {r.vaultIDs, &out.VaultIDs}, {r.resources, &out.Resources}} {
+		if err := json.Unmarshal([]byte(part.raw), part.to); err != nil {
+			return api.Session{}, fmt.Errorf("decode session %s: %w", r.id, err)
+		}
+	}
+	return out, nil
+}
+
+func (r *row) usage(now time.Time) api.SessionUsage {
+	active := r.active
+	if r.runningSince.Valid {
+		active += max(0, now.UnixMicro()-r.runningSince.Int64)
+	}
+	return api.SessionUsage{
+		InputTokens: r.inputTokens, OutputTokens: r.outputTokens, CacheReadInputTokens: r.cacheRead,
+		CacheCreation: api.CacheCreation{Ephemeral5m: r.cacheWrite},
+		ActiveSeconds: float64(active) / 1e6,
+	}
+}
+
+func at(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+func micros(t time.Time) sql.NullInt64 { return sql.NullInt64{Int64: t.UnixMicro(), Valid: true} }
+
+// topic is notified with the highest seq of a session when its log has grown,
+// and with a preview, a JSON object, while an event is being written.
+func topic(sessionID string) string { return "session:" + sessionID }
+
+// dueTopic is notified when some session has become due.
+const dueTopic = "sessions:due"
 
 // Get returns a session; a deleted one is not found.
 func (s *Store) Get(ctx context.Context, workspaceID, id string) (api.Session, error) {
-	panic("stub")
+	r, err := s.read(ctx, id)
+	if err != nil {
+		return api.Session{}, err
+	}
+	if r.workspaceID != workspaceID {
+		return api.Session{}, api.NotFound("session", id)
+	}
+	return r.session(s.now())
 }
 
-// EnvironmentOf returns the environment a session acts in, for authorisation.
-func (s *Store) EnvironmentOf(ctx context.Context, id string) (environmentID string, err error) {
-	panic("stub")
+// Place is where a session belongs, for authorisation.
+type Place struct{ WorkspaceID, EnvironmentID string }
+
+// PlaceOf tells where a session belongs.
+func (s *Store) PlaceOf(ctx context.Context, id string) (Place, error) {
+	var p Place
+	err := s.db.Read(ctx, func(tx db.Tx) error {
+		return tx.QueryRow(ctx, "SELECT workspace_id, environment_id FROM sessions WHERE id = ? AND deleted_at IS NULL", id).Scan(&p.WorkspaceID, &p.EnvironmentID)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return p, api.NotFound("session", id)
+	}
+	if err != nil {
+		return p, fmt.Errorf("read session %s: %w", id, err)
+	}
+	return p, nil
+}
+
+func (s *Store) read(ctx context.Context, id string) (*row, error) {
+	var r row
+	err := s.db.Read(ctx, func(tx db.Tx) error {
+		return tx.QueryRow(ctx, "SELECT "+columns+" FROM sessions WHERE id = ? AND deleted_at IS NULL", id).Scan(r.fields()...)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, api.NotFound("session", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read session %s: %w", id, err)
+	}
+	return &r, nil
 }
 
 // Filter selects sessions. Zero fields select all.
 type Filter struct {
 	WorkspaceID     string
+	EnvironmentID   string
 	AgentID         string
 	AgentVersion    int64
 	Statuses        []api.SessionStatus
@@ -78,8 +221,8 @@ type Filter struct {
 	IncludeArchived bool
 	Ascending       bool
 	Limit           int
-	// Cursor is the (created_at, id) of the row next to the page: the page
-	// holds rows strictly after it in the order, or before it when Backwards.
+	// CursorTime and CursorID name the row next to the page: the page holds
+	// rows strictly after it in the order, or before it when Backwards.
 	CursorTime time.Time
 	CursorID   string
 	Backwards  bool
@@ -91,212 +234,101 @@ type Bound struct {
 	Inclusive bool
 }
 
-// List returns a page of sessions in the order asked, and whether more follow
+// conditions collects the parts of a WHERE clause.
+type conditions struct {
+	sql  string
+	args []any
+}
+
+func (c *conditions) add(sql string, args ...any) {
+	c.sql += " AND " + sql
+	c.args = append(c.args, args...)
+}
+
+func (c *conditions) bound(column, operator string, b Bound) {
+	if b.Time.IsZero() {
+		return
+	}
+	if b.Inclusive {
+		operator += "="
+	}
+	c.add(column+" "+operator+" ?", b.Time.UnixMicro())
+}
+
+func (c *conditions) in(column string, values []any) {
+	if len(values) == 0 {
+		return
+	}
+	marks := ""
+	for range values {
+		marks += ", ?"
+	}
+	c.add(column+" IN ("+marks[2:]+")", values...)
+}
+
+// List returns a page of sessions in the order asked, and whether more lie
 // beyond it in the direction of travel.
 func (s *Store) List(ctx context.Context, f Filter) (sessions []api.Session, more bool, err error) {
-	panic("stub")
+	c := conditions{sql: "workspace_id = ? AND deleted_at IS NULL", args: []any{f.WorkspaceID}}
+	if !f.IncludeArchived {
+		c.add("archived_at IS NULL")
+	}
+	if f.EnvironmentID != "" {
+		c.add("environment_id = ?", f.EnvironmentID)
+	}
+	if f.AgentID != "" {
+		c.add("agent_id = ?", f.AgentID)
+	}
+	if f.AgentVersion != 0 {
+		c.add("agent_version = ?", f.AgentVersion)
+	}
+	c.in("status", anys(f.Statuses))
+	c.bound("created_at", ">", f.CreatedAfter)
+	c.bound("created_at", "<", f.CreatedBefore)
+	direction, operator := "ASC", ">"
+	if f.Ascending == f.Backwards {
+		direction, operator = "DESC", "<"
+	}
+	if f.CursorID != "" {
+		c.add("(created_at, id) "+operator+" (?, ?)", f.CursorTime.UnixMicro(), f.CursorID)
+	}
+	query := "SELECT " + columns + " FROM sessions WHERE " + c.sql + " ORDER BY created_at " + direction + ", id " + direction + " LIMIT ?"
+	now := s.now()
+	err = s.db.Read(ctx, func(tx db.Tx) error {
+		rows, err := tx.Query(ctx, query, append(c.args, f.Limit+1)...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var r row
+			if err := rows.Scan(r.fields()...); err != nil {
+				return err
+			}
+			one, err := r.session(now)
+			if err != nil {
+				return err
+			}
+			sessions = append(sessions, one)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("list sessions: %w", err)
+	}
+	if more = len(sessions) > f.Limit; more {
+		sessions = sessions[:f.Limit]
+	}
+	if f.Backwards {
+		slices.Reverse(sessions)
+	}
+	return sessions, more, nil
 }
 
-// UpdateParams: nil fields stay. A Metadata value of nil deletes its key. Title
-// points to a nil pointer to clear it.
-type UpdateParams struct {
-	Title      **string
-	Metadata   map[string]*string
-	Tools      *[]api.Tool
-	MCPServers *[]api.MCPServer
-	VaultIDs   *[]string
-}
-
-// Update changes a session and logs session.updated with what changed. Tools
-// and servers change only while the session is not running.
-func (s *Store) Update(ctx context.Context, workspaceID, id string, p UpdateParams) (api.Session, error) {
-	panic("stub")
-}
-
-// Archive terminates a session and keeps it readable. A running session is a
-// conflict; repeating it is harmless.
-func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Session, error) {
-	panic("stub")
-}
-
-// Delete removes a session and its log; open streams end with session.deleted.
-// A running session is a conflict.
-func (s *Store) Delete(ctx context.Context, workspaceID, id string) error { panic("stub") }
-
-// Sender is who sends events.
-type Sender int
-
-// SenderClient holds an API key; SenderWorker an environment key or sessions
-// token, and may send only tool results.
-const (
-	SenderClient Sender = iota
-	SenderWorker
-)
-
-// Send validates and appends clients' events, all or nothing, and returns them
-// as stored. An identical tool result sent again is answered with the first.
-func (s *Store) Send(ctx context.Context, id string, from Sender, events []json.RawMessage) ([]json.RawMessage, error) {
-	panic("stub")
-}
-
-// EventFilter selects events of one session.
-type EventFilter struct {
-	Types         []api.EventType
-	After, Before Bound // by processed_at
-	Descending    bool
-	Limit         int
-	CursorSeq     int64 // events strictly beyond it in the order; 0 for none
-}
-
-// StoredEvent is an event as the log holds it. JSON is the wire form.
-type StoredEvent struct {
-	Seq  int64
-	ID   string
-	Type api.EventType
-	JSON json.RawMessage
-}
-
-// Events returns a page of a session's log, in order, and whether more follow.
-func (s *Store) Events(ctx context.Context, id string, f EventFilter) (events []StoredEvent, more bool, err error) {
-	panic("stub")
-}
-
-// Subscription is a live view of one session's log.
-type Subscription struct{}
-
-// Subscribe opens a live view from now on, or, when afterID names an event of
-// the log, from the event after it. It delivers every later event at least once, in order.
-func (s *Store) Subscribe(ctx context.Context, id, afterID string) (*Subscription, error) {
-	panic("stub")
-}
-
-// Next waits for what comes next: stored events, or previews (JSON only, no
-// Seq), which are best effort. It returns io.EOF after the session's last event.
-func (sub *Subscription) Next(ctx context.Context) ([]StoredEvent, error) { panic("stub") }
-
-// Close ends the subscription.
-func (sub *Subscription) Close() { panic("stub") }
-
-// Preview fans out a preview (event_start, event_delta) to subscribers, here
-// and in other processes, best effort.
-func (s *Store) Preview(sessionID string, v any) { panic("stub") }
-
-// --- the brain's side: runs ---
-
-// Run is a lease on thinking for one session. Every write through it carries
-// its epoch and fails with ErrStale once another run has begun.
-type Run struct {
-	SessionID string
-	Epoch     int64
-}
-
-// Due is signalled when some session may have become due, by this process or another.
-func (s *Store) Due() (wake <-chan struct{}, cancel func()) { panic("stub") }
-
-// NextDue says when the earliest delayed session is due; zero when none is.
-func (s *Store) NextDue(ctx context.Context) (time.Time, error) { panic("stub") }
-
-// Claim leases the session that is due longest and that no live run holds; nil when none is.
-func (s *Store) Claim(ctx context.Context, owner string) (*Run, error) { panic("stub") }
-
-// Renew extends the lease.
-func (r *Run) Renew(ctx context.Context) error { panic("stub") }
-
-// Release gives the lease back without having done anything; the session is
-// due again at the given time, or, when zero, only once something happens.
-func (r *Run) Release(ctx context.Context, at time.Time) error { panic("stub") }
-
-// Interrupts is signalled when an interrupt may have been queued for the session.
-func (r *Run) Interrupts() (signal <-chan struct{}, cancel func()) { panic("stub") }
-
-// Snapshot is all a step needs to know.
-type Snapshot struct {
-	Session         api.Session
-	EnvironmentType string
-	ThreadID        string // the primary thread
-	// Log holds the events that took effect, in order.
-	Log []LogEvent
-	// Inbox holds clients' events that wait to take effect, in order of arrival.
-	Inbox []LogEvent
-	// Open holds the calls without an answer.
-	Open []Call
-	// Failures counts the model requests that failed since the last that did not.
-	Failures int
-}
-
-// LogEvent is an event with what only the brain sees of it.
-type LogEvent struct {
-	StoredEvent
-	Event api.Event
-	// Private is what the model adapter stored with the event, such as the
-	// text and signature of thinking. Clients never see it.
-	Private json.RawMessage
-}
-
-// Snapshot reads the session.
-func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) { panic("stub") }
-
-// CallKind is who answers a call.
-type CallKind string
-
-// A call is answered by the hands or by the application.
-const (
-	CallHands  CallKind = "hands"
-	CallCustom CallKind = "custom"
-)
-
-// Call is a tool call of the model. ID is the id of its event.
-type Call struct {
-	ID         string
-	Kind       CallKind
-	Name       string
-	Permission string // allow or ask, as evaluated; ask becomes allow once confirmed
-	Confirmed  bool
-}
-
-// Draft is an event the loop wants logged. Event is one of the api event
-// structs by pointer; its head is filled in where empty.
-type Draft struct {
-	Event   any
-	Private json.RawMessage
-	// Call is set when the event opens a call.
-	Call *Call
-}
-
-// BeginRequest takes the inbox (messages, not interrupts) into the log, makes
-// the session running if it is not, ends a span that a dead run left open, and
-// logs span.model_request_start, whose id it returns.
-func (r *Run) BeginRequest(ctx context.Context) (spanID string, err error) { panic("stub") }
-
-// Completion is how a model request ended well.
-type Completion struct {
-	SpanID string
-	Drafts []Draft
-	Usage  api.ModelUsage
-	// Stop is why the turn ends, unless calls are open or the inbox is not
-	// empty. Zero means end_turn. Continue asks for another request at once
-	// (for a call that was denied, say).
-	Stop        string
-	StopDetails *api.RefusalDetails
-	Continue    bool
-}
-
-// CompleteRequest logs what a request brought, with its span and usage, moves
-// the session to where it now stands (waiting for answers, idle, or still
-// running when more is to be done) and releases the run.
-func (r *Run) CompleteRequest(ctx context.Context, c Completion) error { panic("stub") }
-
-// FailRequest logs a failed request. With retry status retrying the session is
-// rescheduled and due at retryAt; exhausted ends the turn; terminal the session.
-// It releases the run.
-func (r *Run) FailRequest(ctx context.Context, spanID string, e api.SessionError, retryAt time.Time) error {
-	panic("stub")
-}
-
-// ApplyInterrupt takes the queued interrupts into the log: open calls become
-// moot, what the model had said so far is kept, the span (if one is open) ends,
-// and the session goes idle with end_turn, or on to the messages that came
-// after the interrupt. It releases the run.
-func (r *Run) ApplyInterrupt(ctx context.Context, spanID string, partial []Draft, usage api.ModelUsage) error {
-	panic("stub")
+func anys[T any](values []T) []any {
+	out := make([]any, len(values))
+	for i, v := range values {
+		out[i] = v
+	}
+	return out
 }

@@ -1,0 +1,327 @@
+package session
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"hearth/api"
+	"hearth/internal/db"
+)
+
+// CreateParams of a session. All in it is resolved and valid, except the
+// initial events and the metadata, which Create checks.
+type CreateParams struct {
+	WorkspaceID     string
+	Agent           api.SessionAgent
+	EnvironmentID   string
+	EnvironmentType string // api.EnvironmentSelfHosted or api.EnvironmentCloud
+	Title           *string
+	Metadata        map[string]string
+	VaultIDs        []string
+	Resources       []json.RawMessage
+	InitialEvents   []json.RawMessage // user.message only
+}
+
+// Create makes a session: idle, or running when it has initial events.
+func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error) {
+	var inputs []input
+	var err error
+	if len(p.InitialEvents) > 0 {
+		if inputs, err = parseInputs("initial_events", p.InitialEvents, SenderClient); err != nil {
+			return api.Session{}, err
+		}
+	}
+	for _, in := range inputs {
+		if t := in.event.Head().Type; t != api.EventUserMessage {
+			return api.Session{}, api.Invalid(in.path+".type", "%s is not allowed in initial_events, only user.message is", t)
+		}
+	}
+	if err := checkTitle(p.Title); err != nil {
+		return api.Session{}, err
+	}
+	if err := api.CheckMetadata(p.Metadata); err != nil {
+		return api.Session{}, err
+	}
+	fresh, err := newRow(p, s.now())
+	if err != nil {
+		return api.Session{}, err
+	}
+	var r row
+	err = s.db.Write(ctx, func(tx db.Tx) error {
+		r = *fresh
+		if err := r.insert(ctx, tx); err != nil {
+			return fmt.Errorf("create a session: %w", err)
+		}
+		m := s.mutation(ctx, tx, &r)
+		for _, in := range inputs {
+			if err := m.append(in.event, nil); err != nil {
+				return err
+			}
+		}
+		if len(inputs) > 0 {
+			if err := m.start(); err != nil {
+				return err
+			}
+		}
+		return m.save()
+	})
+	if err != nil {
+		return api.Session{}, err
+	}
+	return r.session(s.now())
+}
+
+func newRow(p CreateParams, now time.Time) (*row, error) {
+	r := &row{
+		id: api.NewID(api.PrefixSession), workspaceID: p.WorkspaceID, environmentID: p.EnvironmentID, environmentType: p.EnvironmentType,
+		threadID: api.NewID(api.PrefixThread), agentID: p.Agent.ID, agentVersion: p.Agent.Version,
+		status: api.SessionIdle, blocking: "[]", title: nullString(p.Title), created: now.UnixMicro(), updated: now.UnixMicro(),
+	}
+	if p.Metadata == nil {
+		p.Metadata = map[string]string{}
+	}
+	if p.VaultIDs == nil {
+		p.VaultIDs = []string{}
+	}
+	if p.Resources == nil {
+		p.Resources = []json.RawMessage{}
+	}
+	for _, part := range []struct {
+		from any
+		to   *string
+	}{{p.Agent, &r.agent}, {p.Metadata, &r.metadata}, {p.VaultIDs, &r.vaultIDs}, {p.Resources, &r.resources}} {
+		raw, err := json.Marshal(part.from)
+		if err != nil {
+			return nil, fmt.Errorf("encode a session: %w", err)
+		}
+		*part.to = string(raw)
+	}
+	return r, nil
+}
+
+func nullString(s *string) sql.NullString {
+	if s == nil {
+		return sql.NullString{}
+	}
+	return sql.NullString{String: *s, Valid: true}
+}
+
+// maxTitle bounds a title, in characters.
+const maxTitle = 512
+
+func checkTitle(title *string) error {
+	if title != nil && utf8.RuneCountInString(*title) > maxTitle {
+		return api.Invalid("title", "has %d characters, at most %d are allowed", utf8.RuneCountInString(*title), maxTitle)
+	}
+	return nil
+}
+
+// UpdateParams: nil fields stay. Title points to a nil pointer to clear it. A
+// Metadata value of nil deletes its key.
+type UpdateParams struct {
+	Title      **string
+	Metadata   map[string]*string
+	Tools      *[]api.Tool
+	MCPServers *[]api.MCPServer
+}
+
+// Update changes a session and logs session.updated with what changed. Tools
+// and servers change only while the session is idle.
+func (s *Store) Update(ctx context.Context, workspaceID, id string, p UpdateParams) (api.Session, error) {
+	if p.Title != nil {
+		if err := checkTitle(*p.Title); err != nil {
+			return api.Session{}, err
+		}
+	}
+	r, err := s.mutate(ctx, id, func(m *mutation) error {
+		if m.workspaceID != workspaceID {
+			return api.NotFound("session", id)
+		}
+		if m.status == api.SessionTerminated {
+			return api.Conflict("session %s is over and cannot be changed", id)
+		}
+		return m.update(p)
+	})
+	if err != nil {
+		return api.Session{}, err
+	}
+	return r.session(s.now())
+}
+
+func (m *mutation) update(p UpdateParams) error {
+	event := &api.SessionUpdatedEvent{EventHead: api.EventHead{Type: api.EventSessionUpdated}}
+	changed := false
+	if p.Title != nil && nullString(*p.Title) != m.title {
+		m.title, event.Title, changed = nullString(*p.Title), *p.Title, true
+	}
+	if len(p.Metadata) > 0 {
+		metadata := map[string]string{}
+		if err := json.Unmarshal([]byte(m.metadata), &metadata); err != nil {
+			return err
+		}
+		if err := api.MergeMetadata(metadata, p.Metadata); err != nil {
+			return err
+		}
+		raw, err := json.Marshal(metadata)
+		if err != nil {
+			return err
+		}
+		if string(raw) != m.metadata {
+			m.metadata, event.Metadata, changed = string(raw), metadata, true
+		}
+	}
+	if p.Tools != nil || p.MCPServers != nil {
+		agent, err := m.updateAgent(p)
+		if err != nil {
+			return err
+		}
+		event.Agent, changed = agent, true
+	}
+	if !changed {
+		return nil
+	}
+	_, err := m.tx.Exec(m.ctx, "UPDATE sessions SET title = ?, metadata = ?, agent = ? WHERE id = ?", m.title, m.metadata, m.agent, m.id)
+	if err != nil {
+		return fmt.Errorf("update session %s: %w", m.id, err)
+	}
+	return m.append(event, nil)
+}
+
+func (m *mutation) updateAgent(p UpdateParams) (*api.SessionAgent, error) {
+	if m.status != api.SessionIdle {
+		return nil, api.Invalid("agent", "tools and mcp_servers can only be changed while the session is idle; it is %s", m.status)
+	}
+	var agent api.SessionAgent
+	if err := json.Unmarshal([]byte(m.agent), &agent); err != nil {
+		return nil, err
+	}
+	if p.Tools != nil {
+		agent.Tools = *p.Tools
+	}
+	if p.MCPServers != nil {
+		agent.MCPServers = *p.MCPServers
+	}
+	raw, err := json.Marshal(agent)
+	m.agent = string(raw)
+	return &agent, err
+}
+
+// Archive terminates a session and keeps it readable. A session that is
+// running must be interrupted first. Repeating it is harmless.
+func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Session, error) {
+	r, err := s.mutate(ctx, id, func(m *mutation) error {
+		if err := m.endable(workspaceID, "archived"); err != nil {
+			return err
+		}
+		if m.archived.Valid {
+			return nil
+		}
+		m.archived = micros(m.now)
+		return m.terminate(causeArchive)
+	})
+	if err != nil {
+		return api.Session{}, err
+	}
+	return r.session(s.now())
+}
+
+// terminate ends a session for good.
+func (m *mutation) terminate(c cause) error {
+	m.due = sql.NullInt64{}
+	m.setBlocking(nil)
+	if _, err := m.tx.Exec(m.ctx, "UPDATE tool_calls SET state = 'moot' WHERE session_id = ? AND state = 'open'", m.id); err != nil {
+		return err
+	}
+	if err := m.store.queue.Retire(m.ctx, m.tx, m.id); err != nil {
+		return err
+	}
+	if m.status == api.SessionTerminated {
+		return nil
+	}
+	return m.change(c, api.StopReason{}, nil)
+}
+
+func (m *mutation) endable(workspaceID, done string) error {
+	if m.workspaceID != workspaceID {
+		return api.NotFound("session", m.id)
+	}
+	if m.status == api.SessionRunning || m.status == api.SessionRescheduling {
+		return api.BadRequest("session %s is %s and cannot be %s; send a user.interrupt and wait until it is idle", m.id, m.status, done)
+	}
+	return nil
+}
+
+// tombstoneLife is how long the last event of a deleted session is kept, for
+// streams that have yet to deliver it.
+const tombstoneLife = time.Hour
+
+// Delete removes a session and its log; open streams end with session.deleted.
+// A session that is running must be interrupted first.
+func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
+	_, err := s.mutate(ctx, id, func(m *mutation) error {
+		if err := m.endable(workspaceID, "deleted"); err != nil {
+			return err
+		}
+		if err := m.store.queue.Retire(m.ctx, m.tx, m.id); err != nil {
+			return err
+		}
+		m.due, m.deleted = sql.NullInt64{}, micros(m.now)
+		old := m.now.Add(-tombstoneLife).UnixMicro()
+		for _, purge := range []struct {
+			query string
+			arg   any
+		}{
+			{"DELETE FROM events WHERE session_id = ?", m.id},
+			{"DELETE FROM tool_calls WHERE session_id = ?", m.id},
+			{"DELETE FROM events WHERE session_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
+			{"DELETE FROM sessions WHERE deleted_at < ?", old},
+		} {
+			if _, err := m.tx.Exec(ctx, purge.query, purge.arg); err != nil {
+				return fmt.Errorf("delete session %s: %w", id, err)
+			}
+		}
+		return m.append(marker(api.EventSessionDeleted), nil)
+	})
+	return err
+}
+
+// Demand implements queue.Demand: the session waits for a call that hands may run.
+func (s *Store) Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, error) {
+	calls, err := openCalls(ctx, tx, sessionID)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range calls {
+		if c.runnable() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// GiveUp implements queue.Config.OnGiveUp: what keeps the session waiting is
+// made visible in its log.
+func (s *Store) GiveUp(ctx context.Context, tx db.Tx, sessionID string) error {
+	var r row
+	err := tx.QueryRow(ctx, "SELECT "+columns+" FROM sessions WHERE id = ?"+tx.ForUpdate(), sessionID).Scan(r.fields()...)
+	if err != nil {
+		return fmt.Errorf("lock session %s: %w", sessionID, err)
+	}
+	m := s.mutation(ctx, tx, &r)
+	err = m.append(&api.SessionErrorEvent{
+		EventHead: api.EventHead{Type: api.EventSessionError},
+		Error: api.SessionError{
+			Type:        api.SessionErrorUnknown,
+			Message:     "Workers claimed this session again and again, and none finished the calls it waits for. Look at the workers' logs; a message, an interrupt or a confirmation has it offered again.",
+			RetryStatus: api.RetryStatus{Type: api.RetryExhausted},
+		},
+	}, nil)
+	if err != nil {
+		return err
+	}
+	return m.save()
+}
