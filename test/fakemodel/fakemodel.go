@@ -41,7 +41,7 @@ const maxBody = 32 << 20
 // called from any goroutine.
 type Server struct {
 	http    *httptest.Server
-	closing chan struct{} // closed by Close; ends every held stream
+	closing chan struct{} // closed by Close; cuts every held stream
 
 	mu       sync.Mutex
 	turns    []Turn                // guarded by mu: not yet played, oldest first
@@ -88,7 +88,7 @@ func Start(t testing.TB) *Server {
 // URL is the base URL to configure a client with, without a trailing slash.
 func (s *Server) URL() string { return s.http.URL }
 
-// Close ends all streams, held ones too, and stops the server. Closing twice is harmless.
+// Close cuts all streams, held ones too, and stops the server. Closing twice is harmless.
 func (s *Server) Close() {
 	s.mu.Lock()
 	first := !s.closed
@@ -275,7 +275,7 @@ func writeError(w http.ResponseWriter, t Turn) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(t.status)
-	_ = json.NewEncoder(w).Encode(map[string]any{ // likewise
+	_ = json.NewEncoder(w).Encode(map[string]any{ // nor an envelope
 		"type":       "error",
 		"error":      map[string]any{"type": t.errorType, "message": t.message},
 		"request_id": w.Header().Get("request-id"),
@@ -302,7 +302,8 @@ func (g *Gate) Open() { g.openOnce.Do(func() { close(g.open) }) }
 // Gone is closed when the client left while the stream was held.
 func (g *Gate) Gone() <-chan struct{} { return g.gone }
 
-// hold waits at the gate and reports whether the stream goes on.
+// hold waits at the gate and reports whether the stream goes on. It does not
+// return when the server closes: the connection is cut.
 func (g *Gate) hold(ctx context.Context, closing <-chan struct{}) bool {
 	close(g.reached)
 	select {
@@ -312,11 +313,11 @@ func (g *Gate) hold(ctx context.Context, closing <-chan struct{}) bool {
 		close(g.gone)
 		return false
 	case <-closing:
-		return false
+		panic(http.ErrAbortHandler)
 	}
 }
 
-// rest waits for d unless the client or the server ends first.
+// rest waits for d unless the client leaves or the server closes first, as hold does.
 func rest(ctx context.Context, closing <-chan struct{}, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -324,6 +325,6 @@ func rest(ctx context.Context, closing <-chan struct{}, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	case <-closing:
-		return false
+		panic(http.ErrAbortHandler)
 	}
 }

@@ -2,7 +2,6 @@ package fakemodel
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -125,12 +124,19 @@ var topFields = map[string]bool{
 	"tool_choice": false, "tools": false, "top_k": false, "top_p": false,
 }
 
+// refusal is the message of a 400, in the real service's own words.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func refuse(format string, args ...any) error { return refusal(fmt.Sprintf(format, args...)) }
+
 // parse reads a request body and refuses what the real service refuses. The
 // error's text is the message of the 400.
 func parse(body []byte) (*Request, error) {
 	r := &Request{Body: body}
 	if err := json.Unmarshal(body, &r.Fields); err != nil || r.Fields == nil {
-		return nil, errors.New("The request body is not valid JSON")
+		return nil, refuse("The request body is not valid JSON")
 	}
 	if err := checkFields("", r.Fields, topFields); err != nil {
 		return nil, err
@@ -148,24 +154,24 @@ func parse(body []byte) (*Request, error) {
 
 func (r *Request) parseScalars() error {
 	if json.Unmarshal(r.Fields["model"], &r.Model) != nil || r.Model == "" {
-		return errors.New("model: Input should be a valid string of at least 1 character")
+		return refuse("model: Input should be a valid string of at least 1 character")
 	}
 	if json.Unmarshal(r.Fields["max_tokens"], &r.MaxTokens) != nil || r.MaxTokens < 1 {
-		return errors.New("max_tokens: Input should be an integer greater than or equal to 1")
+		return refuse("max_tokens: Input should be an integer greater than or equal to 1")
 	}
 	if raw, ok := r.Fields["stream"]; ok && json.Unmarshal(raw, &r.Stream) != nil {
-		return errors.New("stream: Input should be a valid boolean")
+		return refuse("stream: Input should be a valid boolean")
 	}
 	if raw, ok := r.Fields["speed"]; ok && !oneOf(raw, "standard", "fast") {
-		return errors.New("speed: Input should be 'standard' or 'fast'")
+		return refuse("speed: Input should be 'standard' or 'fast'")
 	}
 	if raw, ok := r.Fields["output_config"]; ok {
 		var config map[string]json.RawMessage
 		if json.Unmarshal(raw, &config) != nil {
-			return errors.New("output_config: Input should be a valid dictionary")
+			return refuse("output_config: Input should be a valid dictionary")
 		}
 		if effort, ok := config["effort"]; ok && !oneOf(effort, "low", "medium", "high", "xhigh", "max") {
-			return errors.New("output_config.effort: Input should be 'low', 'medium', 'high', 'xhigh' or 'max'")
+			return refuse("output_config.effort: Input should be 'low', 'medium', 'high', 'xhigh' or 'max'")
 		}
 	}
 	return nil
@@ -184,35 +190,35 @@ func (r *Request) parseSystem() error {
 func (r *Request) parseMessages() error {
 	var messages []json.RawMessage
 	if json.Unmarshal(r.Fields["messages"], &messages) != nil {
-		return errors.New("messages: Input should be a valid list")
+		return refuse("messages: Input should be a valid list")
 	}
 	if len(messages) == 0 {
-		return errors.New("messages: at least one message is required")
+		return refuse("messages: at least one message is required")
 	}
 	for i, raw := range messages {
 		at := fmt.Sprintf("messages.%d", i)
 		var fields map[string]json.RawMessage
 		if json.Unmarshal(raw, &fields) != nil {
-			return fmt.Errorf("%s: Input should be an object", at)
+			return refuse("%s: Input should be an object", at)
 		}
 		if err := checkFields(at, fields, map[string]bool{"role": true, "content": true}); err != nil {
 			return err
 		}
 		var role string
 		if json.Unmarshal(fields["role"], &role) != nil || !oneOf(fields["role"], "user", "assistant", "system") {
-			return fmt.Errorf("%s.role: Input should be 'user', 'assistant' or 'system'", at)
+			return refuse("%s.role: Input should be 'user', 'assistant' or 'system'", at)
 		}
 		content, err := parseContent(at+".content", role, fields["content"])
 		if err != nil {
 			return err
 		}
 		if len(content) == 0 {
-			return fmt.Errorf("%s: %s messages must have non-empty content", at, role)
+			return refuse("%s: %s messages must have non-empty content", at, role)
 		}
 		r.Messages = append(r.Messages, Message{Role: role, Content: content})
 	}
 	if r.Messages[0].Role != "user" {
-		return errors.New("messages: first message must use the \"user\" role")
+		return refuse("messages: first message must use the \"user\" role")
 	}
 	return nil
 }
@@ -225,12 +231,12 @@ func checkFields(at string, fields map[string]json.RawMessage, allowed map[strin
 	}
 	for name := range fields {
 		if _, known := allowed[name]; !known {
-			return fmt.Errorf("%s%s: Extra inputs are not permitted", prefix, name)
+			return refuse("%s%s: Extra inputs are not permitted", prefix, name)
 		}
 	}
 	for name, required := range allowed {
 		if _, present := fields[name]; required && !present {
-			return fmt.Errorf("%s%s: Field required", prefix, name)
+			return refuse("%s%s: Field required", prefix, name)
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package fakemodel
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -50,23 +49,23 @@ func (r *Request) parseTools() error {
 	}
 	var tools []json.RawMessage
 	if json.Unmarshal(raw, &tools) != nil {
-		return errors.New("tools: Input should be a valid list")
+		return refuse("tools: Input should be a valid list")
 	}
 	for i, raw := range tools {
 		at := fmt.Sprintf("tools.%d", i)
 		var fields map[string]json.RawMessage
 		tool := Tool{raw: raw}
 		if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(raw, &tool) != nil {
-			return fmt.Errorf("%s: Input should be a valid tool", at)
+			return refuse("%s: Input should be a valid tool", at)
 		}
 		if err := checkFields(at+".custom", fields, toolFields); err != nil {
 			return err
 		}
 		if !toolName.MatchString(tool.Name) {
-			return fmt.Errorf("%s.custom.name: String should match pattern '%s'", at, toolName)
+			return refuse("%s.custom.name: String should match pattern '%s'", at, toolName)
 		}
 		if r.tool(tool.Name) {
-			return errors.New("tools: Tool names must be unique.")
+			return refuse("tools: Tool names must be unique.")
 		}
 		if err := checkSchema(at+".custom.input_schema", tool.InputSchema); err != nil {
 			return err
@@ -81,14 +80,14 @@ func (r *Request) tool(name string) bool { return slices.Contains(r.ToolNames(),
 func checkSchema(at string, raw json.RawMessage) error {
 	var schema map[string]json.RawMessage
 	if json.Unmarshal(raw, &schema) != nil || schema == nil {
-		return fmt.Errorf("%s: Input should be an object", at)
+		return refuse("%s: Input should be an object", at)
 	}
 	if !oneOf(schema["type"], "object") {
-		return fmt.Errorf("%s.type: Input should be 'object'", at)
+		return refuse("%s.type: Input should be 'object'", at)
 	}
 	for _, word := range []string{"oneOf", "allOf", "anyOf"} {
 		if _, found := schema[word]; found {
-			return fmt.Errorf("%s: input_schema does not support oneOf, allOf, or anyOf at the top level", at)
+			return refuse("%s: input_schema does not support oneOf, allOf, or anyOf at the top level", at)
 		}
 	}
 	return nil
@@ -105,7 +104,7 @@ func parseContent(at, place string, raw json.RawMessage) ([]Block, error) {
 	}
 	var list []json.RawMessage
 	if json.Unmarshal(raw, &list) != nil {
-		return nil, fmt.Errorf("%s: Input should be a valid string or list", at)
+		return nil, refuse("%s: Input should be a valid string or list", at)
 	}
 	blocks := make([]Block, len(list))
 	for i, raw := range list {
@@ -121,13 +120,13 @@ func parseBlock(at, place string, raw json.RawMessage) (Block, error) {
 	b := Block{raw: raw}
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(raw, &b) != nil {
-		return b, fmt.Errorf("%s: Input should be a valid content block", at)
+		return b, refuse("%s: Input should be a valid content block", at)
 	}
 	if string(b.CacheControl) == "null" {
 		b.CacheControl = nil
 	}
 	if !slices.Contains(places[place], b.Type) {
-		return b, fmt.Errorf("%s: Input tag '%s' found using 'type' does not match any of the expected tags: '%s'",
+		return b, refuse("%s: Input tag '%s' found using 'type' does not match any of the expected tags: '%s'",
 			at, b.Type, strings.Join(places[place], "', '"))
 	}
 	delete(fields, "type")
@@ -141,7 +140,7 @@ func (b *Block) check(at string, fields map[string]json.RawMessage) error {
 	switch b.Type {
 	case "text":
 		if b.Text == "" && b.CacheControl != nil {
-			return fmt.Errorf("%s: cache_control cannot be set for empty text blocks", at)
+			return refuse("%s: cache_control cannot be set for empty text blocks", at)
 		}
 		return checkText(at, b.Text)
 	case "image":
@@ -152,11 +151,11 @@ func (b *Block) check(at string, fields map[string]json.RawMessage) error {
 		var input map[string]json.RawMessage
 		switch {
 		case !callID.MatchString(b.ID):
-			return fmt.Errorf("%s.tool_use.id: String should match pattern '%s'", at, callID)
+			return refuse("%s.tool_use.id: String should match pattern '%s'", at, callID)
 		case b.Name == "":
-			return fmt.Errorf("%s.tool_use.name: String should have at least 1 character", at)
+			return refuse("%s.tool_use.name: String should have at least 1 character", at)
 		case json.Unmarshal(b.Input, &input) != nil || input == nil:
-			return fmt.Errorf("%s.tool_use.input: Input should be a valid dictionary", at)
+			return refuse("%s.tool_use.input: Input should be a valid dictionary", at)
 		}
 	case "tool_result":
 		if raw, ok := fields["content"]; ok {
@@ -166,11 +165,11 @@ func (b *Block) check(at string, fields map[string]json.RawMessage) error {
 			}
 		}
 		if b.IsError && slices.ContainsFunc(b.Content, func(c Block) bool { return c.Type != "text" }) {
-			return fmt.Errorf("%s.tool_result: all content must be type \"text\" if `is_error` is true", at)
+			return refuse("%s.tool_result: all content must be type \"text\" if `is_error` is true", at)
 		}
 	case "thinking", "redacted_thinking":
 		if !genuine(*b) {
-			return fmt.Errorf("%s: Invalid `signature` in `%s` block", at, b.Type)
+			return refuse("%s: Invalid `signature` in `%s` block", at, b.Type)
 		}
 	}
 	return nil
@@ -179,9 +178,9 @@ func (b *Block) check(at string, fields map[string]json.RawMessage) error {
 func checkText(at, text string) error {
 	switch {
 	case text == "":
-		return fmt.Errorf("%s: text content blocks must be non-empty", at)
+		return refuse("%s: text content blocks must be non-empty", at)
 	case strings.TrimSpace(text) == "":
-		return fmt.Errorf("%s: text content blocks must contain non-whitespace text", at)
+		return refuse("%s: text content blocks must contain non-whitespace text", at)
 	}
 	return nil
 }
@@ -194,34 +193,34 @@ func checkSource(at string, raw json.RawMessage, media ...string) error {
 		Content         json.RawMessage
 	}
 	if json.Unmarshal(raw, &source) != nil {
-		return fmt.Errorf("%s: Input should be an object", at)
+		return refuse("%s: Input should be an object", at)
 	}
 	switch source.Type {
 	case "base64":
 		if !slices.Contains(media, source.MediaType) {
-			return fmt.Errorf("%s.base64.media_type: Input should be '%s'", at, strings.Join(media, "' or '"))
+			return refuse("%s.base64.media_type: Input should be '%s'", at, strings.Join(media, "' or '"))
 		}
 		if data, err := base64.StdEncoding.DecodeString(source.Data); err != nil || len(data) == 0 {
-			return fmt.Errorf("%s.base64.data: invalid base64 data", at)
+			return refuse("%s.base64.data: invalid base64 data", at)
 		}
 	case "url":
 		if !strings.HasPrefix(source.URL, "https://") {
-			return fmt.Errorf("%s.url.url: Only HTTPS URLs are supported", at)
+			return refuse("%s.url.url: Only HTTPS URLs are supported", at)
 		}
 	case "file":
 		if source.FileID == "" {
-			return fmt.Errorf("%s.file.file_id: Field required", at)
+			return refuse("%s.file.file_id: Field required", at)
 		}
 	case "text":
 		if source.MediaType != "text/plain" || source.Data == "" {
-			return fmt.Errorf("%s.text: needs data of media_type 'text/plain'", at)
+			return refuse("%s.text: needs data of media_type 'text/plain'", at)
 		}
 	case "content":
 		if len(source.Content) == 0 {
-			return fmt.Errorf("%s.content.content: Field required", at)
+			return refuse("%s.content.content: Field required", at)
 		}
 	default:
-		return fmt.Errorf("%s: Input tag '%s' found using 'type' does not match any of the expected tags", at, source.Type)
+		return refuse("%s: Input tag '%s' found using 'type' does not match any of the expected tags", at, source.Type)
 	}
 	return nil
 }
@@ -239,15 +238,15 @@ func (r *Request) checkCalls() error {
 			switch b.Type {
 			case "tool_use":
 				if seen[b.ID] {
-					return errors.New("messages: `tool_use` ids must be unique")
+					return refuse("messages: `tool_use` ids must be unique")
 				}
 				seen[b.ID] = true
 			case "tool_result":
 				if !slices.Contains(open, b.ToolUseID) {
-					return fmt.Errorf("messages.%d.content.%d: unexpected `tool_use_id` found in `tool_result` blocks: %s. Each `tool_result` block must have a corresponding `tool_use` block in the previous message.", i, j, b.ToolUseID)
+					return refuse("messages.%d.content.%d: unexpected `tool_use_id` found in `tool_result` blocks: %s. Each `tool_result` block must have a corresponding `tool_use` block in the previous message.", i, j, b.ToolUseID)
 				}
 				if slices.Contains(answered, b.ToolUseID) {
-					return fmt.Errorf("messages.%d.content.%d: each tool_use must have a single result. Found multiple `tool_result` blocks with id: %s", i, j, b.ToolUseID)
+					return refuse("messages.%d.content.%d: each tool_use must have a single result. Found multiple `tool_result` blocks with id: %s", i, j, b.ToolUseID)
 				}
 				answered = append(answered, b.ToolUseID)
 				if j == leading {
@@ -267,7 +266,7 @@ func (r *Request) checkCalls() error {
 }
 
 func unanswered(i int, ids []string) error {
-	return fmt.Errorf("messages.%d: `tool_use` ids were found without `tool_result` blocks immediately after: %s. Each `tool_use` block must have a corresponding `tool_result` block in the next message.", i, strings.Join(ids, ", "))
+	return refuse("messages.%d: `tool_use` ids were found without `tool_result` blocks immediately after: %s. Each `tool_use` block must have a corresponding `tool_result` block in the next message.", i, strings.Join(ids, ", "))
 }
 
 // mergeRoles joins neighbours of the same role, as the service does before it looks.
@@ -305,15 +304,15 @@ func (r *Request) checkThinking() error {
 	}
 	if raw, ok := r.Fields["thinking"]; ok {
 		if json.Unmarshal(raw, &thinking) != nil || !slices.Contains([]string{"enabled", "disabled", "adaptive"}, thinking.Type) {
-			return errors.New("thinking: Input should be of type 'enabled', 'disabled' or 'adaptive'")
+			return refuse("thinking: Input should be of type 'enabled', 'disabled' or 'adaptive'")
 		}
 	}
 	if thinking.Type == "enabled" {
 		switch {
 		case thinking.Budget < 1024:
-			return errors.New("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
+			return refuse("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
 		case thinking.Budget >= r.MaxTokens:
-			return errors.New("`max_tokens` must be greater than `thinking.budget_tokens`")
+			return refuse("`max_tokens` must be greater than `thinking.budget_tokens`")
 		}
 	}
 	merged := mergeRoles(r.Messages)
@@ -323,15 +322,15 @@ func (r *Request) checkThinking() error {
 		}
 		first, last := m.Content[0], m.Content[len(m.Content)-1]
 		if strings.HasSuffix(last.Type, "thinking") {
-			return fmt.Errorf("messages.%d: The final block in an assistant message cannot be `thinking`.", i)
+			return refuse("messages.%d: The final block in an assistant message cannot be `thinking`.", i)
 		}
 		// Only the turn still going on must keep its thinking: the one before the last results.
 		inTurn := i == len(merged)-2 && len(callsOf(m)) > 0
 		if thinking.Type == "enabled" && inTurn && !strings.HasSuffix(first.Type, "thinking") {
-			return fmt.Errorf("messages.%d.content.0.type: Expected `thinking` or `redacted_thinking`, but found `%s`. When `thinking` is enabled, a final `assistant` message must start with a thinking block.", i, first.Type)
+			return refuse("messages.%d.content.0.type: Expected `thinking` or `redacted_thinking`, but found `%s`. When `thinking` is enabled, a final `assistant` message must start with a thinking block.", i, first.Type)
 		}
 		if i == len(merged)-1 && last.Type == "text" && last.Text != strings.TrimRight(last.Text, " \t\r\n") {
-			return errors.New("messages: final assistant content cannot end with trailing whitespace")
+			return refuse("messages: final assistant content cannot end with trailing whitespace")
 		}
 	}
 	return nil
@@ -363,7 +362,7 @@ func (r *Request) checkBreakpoints() error {
 		found++
 	}
 	if found > maxBreakpoints {
-		return fmt.Errorf("A maximum of %d blocks with cache_control may be provided. Found %d.", maxBreakpoints, found)
+		return refuse("A maximum of %d blocks with cache_control may be provided. Found %d.", maxBreakpoints, found)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 const BeforeHeader = -1
 
 // Turn is one scripted answer. Its methods return an altered copy, so turns can
-// be built in one expression and shared.
+// be built in one expression and, unless they hold a [Gate], played many times.
 //
 // Methods named …After act at a point counted in deltas: 0 is right after
 // message_start, n right after the n-th content_block_delta, [BeforeHeader]
@@ -123,7 +123,9 @@ func (t Turn) HoldAfter(n int, gate *Gate) Turn {
 
 // StallAfter sends nothing more and keeps the connection open until the client
 // leaves or the server closes.
-func (t Turn) StallAfter(n int) Turn { return t.HoldAfter(n, NewGate()) }
+func (t Turn) StallAfter(n int) Turn {
+	return t.at(n, func(p *player) bool { return NewGate().hold(p.r.Context(), p.server.closing) })
+}
 
 // PingAfter sends count pings, every apart, before the stream goes on: what a
 // client sees while a model thinks for long.
