@@ -1,0 +1,32 @@
+package server
+
+import (
+	"time"
+
+	"hearth/api"
+)
+
+func (s *server) createKey(r *request) (any, error) {
+	var p struct {
+		Name      string     `json:"name"`
+		ExpiresAt *time.Time `json:"expires_at"`
+	}
+	if err := r.decode(&p); err != nil {
+		return nil, err
+	}
+	return s.Environments.CreateKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), p.Name, p.ExpiresAt)
+}
+
+func (s *server) listKeys(r *request) (any, error) {
+	q := r.params()
+	after, limit := q.cursor("keys").ID, q.limit()
+	if q.err != nil {
+		return nil, q.err
+	}
+	keys, more, err := s.Environments.ListKeys(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), after, limit)
+	return page(keys, more, func(k api.EnvironmentKey) cursor { return cursor{List: "keys", ID: k.ID} }), err
+}
+
+func (s *server) revokeKey(r *request) (any, error) {
+	return s.Environments.RevokeKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), r.PathValue("key_id"))
+}

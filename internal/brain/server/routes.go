@@ -1,0 +1,164 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/brain/auth"
+)
+
+// access is which kinds of credential a route takes.
+type access int
+
+const (
+	public access = 0
+	// client is an API key.
+	client access = 1 << iota
+	// worker is an environment key, for the environment in the path or that of
+	// the session in the path.
+	worker
+	// item is a sessions token, for the work item and the session it names.
+	item
+)
+
+// route is one row of the authorisation table.
+type route struct {
+	method, path string
+	access       access
+	handle       handler
+}
+
+// routes is the API: every route, and who may use it.
+func (s *server) routes() []route {
+	const (
+		agents       = "/v1/agents"
+		oneAgent     = agents + "/{agent_id}"
+		environments = "/v1/environments"
+		environment  = environments + "/{environment_id}"
+		keys         = environment + "/keys"
+		work         = environment + "/work"
+		oneWork      = work + "/{work_id}"
+		sessions     = "/v1/sessions"
+		oneSession   = sessions + "/{session_id}"
+		events       = oneSession + "/events"
+	)
+	return []route{
+		{"GET", "/healthz", public, s.healthz},
+		{"GET", "/readyz", public, s.readyz},
+		{"GET", "/openapi.json", public, s.openAPI},
+
+		{"POST", agents, client, s.createAgent},
+		{"GET", agents, client, s.listAgents},
+		{"GET", oneAgent, client, s.getAgent},
+		{"POST", oneAgent, client, s.updateAgent},
+		{"POST", oneAgent + "/archive", client, s.archiveAgent},
+		{"GET", oneAgent + "/versions", client, s.listAgentVersions},
+
+		{"POST", environments, client, s.createEnvironment},
+		{"GET", environments, client, s.listEnvironments},
+		{"GET", environment, client, s.getEnvironment},
+		{"POST", environment, client, s.updateEnvironment},
+		{"DELETE", environment, client, s.deleteEnvironment},
+		{"POST", environment + "/archive", client, s.archiveEnvironment},
+
+		{"POST", keys, client, s.createKey},
+		{"GET", keys, client, s.listKeys},
+		{"POST", keys + "/{key_id}/revoke", client, s.revokeKey},
+
+		{"GET", work, client | worker, s.listWork},
+		{"GET", work + "/poll", worker, s.pollWork},
+		{"GET", work + "/stats", client | worker, s.workStats},
+		{"GET", oneWork, client, s.getWork},
+		{"POST", oneWork, client, s.updateWork},
+		{"POST", oneWork + "/ack", worker | item, s.ackWork},
+		{"POST", oneWork + "/heartbeat", worker | item, s.heartbeat},
+		{"POST", oneWork + "/stop", client | worker | item, s.stopWork},
+
+		{"POST", sessions, client, s.createSession},
+		{"GET", sessions, client, s.listSessions},
+		{"GET", oneSession, client | worker | item, s.getSession},
+		{"POST", oneSession, client, s.updateSession},
+		{"DELETE", oneSession, client, s.deleteSession},
+		{"POST", oneSession + "/archive", client, s.archiveSession},
+		{"POST", events, client | worker | item, s.sendEvents},
+		{"GET", events, client | worker | item, s.listEvents},
+		{"GET", events + "/stream", client | worker | item, s.streamEvents},
+	}
+}
+
+// kinds says which access each kind of credential has.
+var kinds = map[auth.Kind]access{
+	auth.KindAPIKey:         client,
+	auth.KindEnvironmentKey: worker,
+	auth.KindSessionsToken:  item,
+}
+
+// authorise finds who makes the request and whether they may: by the kind of
+// their credential, and by the objects the path names.
+func (s *server) authorise(r *request, rt route) error {
+	if rt.access == public {
+		return nil
+	}
+	p, err := s.Keys.Authenticate(r.Request)
+	if err != nil {
+		return err
+	}
+	r.principal = p
+	if rt.access&kinds[p.Kind] == 0 {
+		return api.Forbidden("%s %s does not take a credential of the kind %s", rt.method, rt.path, p.Kind)
+	}
+	return s.inScope(r)
+}
+
+// inScope checks that the objects in the path are the principal's. To others,
+// they do not exist.
+func (s *server) inScope(r *request) error {
+	p := r.principal
+	if id := r.PathValue("environment_id"); id != "" && p.Kind != auth.KindAPIKey && id != p.EnvironmentID {
+		return api.NotFound("environment", id).WithCode("environment_not_found")
+	}
+	if id := r.PathValue("work_id"); id != "" && p.Kind == auth.KindSessionsToken && id != p.Token.WorkID {
+		return api.NotFound("work item", id)
+	}
+	id := r.PathValue("session_id")
+	if id == "" {
+		return nil
+	}
+	if p.Kind == auth.KindSessionsToken && id != p.Token.SessionID {
+		return api.NotFound("session", id)
+	}
+	place, err := s.Sessions.PlaceOf(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if place.WorkspaceID != p.WorkspaceID || p.EnvironmentID != "" && place.EnvironmentID != p.EnvironmentID {
+		return api.NotFound("session", id)
+	}
+	return nil
+}
+
+func (s *server) healthz(*request) (any, error) { return map[string]string{"status": "ok"}, nil }
+
+// readyz answers well when requests could be served: the database answers, and
+// no shutdown has begun.
+func (s *server) readyz(r *request) (any, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	if s.Stopping.Err() != nil {
+		return nil, &api.Error{Status: http.StatusServiceUnavailable, Type: api.ErrOverloaded, Message: "the server is shutting down"}
+	}
+	if _, _, err := s.Environments.List(ctx, auth.DefaultWorkspace, "", 1, true); err != nil {
+		s.Log.Error("not ready: the database does not answer", "error", err)
+		return nil, &api.Error{Status: http.StatusServiceUnavailable, Type: api.ErrOverloaded, Message: "the database does not answer"}
+	}
+	return map[string]string{"status": "ready"}, nil
+}
+
+func (s *server) openAPI(r *request) (any, error) {
+	r.w.Header().Set("Content-Type", "application/json")
+	r.w.WriteHeader(http.StatusOK)
+	_, _ = r.w.Write(api.OpenAPI) // the client may be gone
+	return written, nil
+}

@@ -1,0 +1,177 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/brain/agent"
+	"hearth/internal/brain/session"
+)
+
+type sessionParams struct {
+	Agent         json.RawMessage               `json:"agent"`
+	EnvironmentID string                        `json:"environment_id"`
+	Title         *string                       `json:"title"`
+	Metadata      map[string]string             `json:"metadata"`
+	InitialEvents []json.RawMessage             `json:"initial_events"`
+	Resources     []json.RawMessage             `json:"resources"`
+	VaultIDs      []string                      `json:"vault_ids"`
+	Budget        api.Optional[json.RawMessage] `json:"budget"`
+}
+
+func (s *server) createSession(r *request) (any, error) {
+	var p sessionParams
+	if err := r.decode(&p); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(p.Resources) > 0:
+		return nil, api.Invalid("resources", "are not supported by this server yet")
+	case len(p.VaultIDs) > 0:
+		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
+	case p.Budget.Given():
+		return nil, api.Invalid("budget", "is not supported by this server yet")
+	case len(p.Agent) == 0:
+		return nil, api.Invalid("agent", "is required")
+	case p.EnvironmentID == "":
+		return nil, api.Invalid("environment_id", "is required")
+	}
+	environment, err := s.Environments.Get(r.Context(), r.principal.WorkspaceID, p.EnvironmentID)
+	if err != nil {
+		return nil, err
+	}
+	if environment.ArchivedAt != nil {
+		return nil, api.Invalid("environment_id", "environment %s is archived", environment.ID).WithCode("environment_archived")
+	}
+	who, err := s.Agents.Resolve(r.Context(), r.principal.WorkspaceID, p.Agent)
+	if err != nil {
+		return nil, err
+	}
+	return s.Sessions.Create(r.Context(), session.CreateParams{
+		WorkspaceID: r.principal.WorkspaceID, Agent: who, EnvironmentID: environment.ID, EnvironmentType: environment.Config.Type,
+		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents,
+	})
+}
+
+func (s *server) getSession(r *request) (any, error) {
+	return s.Sessions.Get(r.Context(), r.principal.WorkspaceID, r.PathValue("session_id"))
+}
+
+var statuses = []string{string(api.SessionIdle), string(api.SessionRunning), string(api.SessionRescheduling), string(api.SessionTerminated)}
+
+func (s *server) listSessions(r *request) (any, error) {
+	q := r.params()
+	order := q.choice("order", "desc", "asc")
+	list := "sessions " + order
+	at := q.cursor(list)
+	f := session.Filter{
+		WorkspaceID: r.principal.WorkspaceID, AgentID: q.text("agent_id"), AgentVersion: q.number("agent_version", 1, math.MaxInt64, 0),
+		IncludeArchived: q.flag("include_archived"), Ascending: order == "asc", Limit: q.limit(),
+		CursorID: at.ID, CursorTime: time.UnixMicro(at.Number), Backwards: at.Backwards,
+	}
+	f.CreatedAfter, f.CreatedBefore = q.span("created_at")
+	for _, status := range q.list("statuses") {
+		if !slices.Contains(statuses, status) {
+			q.fail("statuses[]", "must be one of %s, not %.40q", strings.Join(statuses, ", "), status)
+		}
+		f.Statuses = append(f.Statuses, api.SessionStatus(status))
+	}
+	if f.AgentVersion != 0 && f.AgentID == "" {
+		q.fail("agent_version", "needs agent_id beside it")
+	}
+	for _, absent := range []string{"deployment_id", "memory_store_id"} {
+		if q.text(absent) != "" {
+			q.fail(absent, "is not supported by this server yet")
+		}
+	}
+	if q.err != nil {
+		return nil, q.err
+	}
+	sessions, more, err := s.Sessions.List(r.Context(), f)
+	if err != nil {
+		return nil, err
+	}
+	return bidirectional(sessions, more, list, at), nil
+}
+
+// bidirectional makes a page with a cursor to each side on which there is more.
+func bidirectional(sessions []api.Session, more bool, list string, at cursor) api.BidirectionalPage[api.Session] {
+	out := api.BidirectionalPage[api.Session]{Data: sessions}
+	if len(sessions) == 0 {
+		out.Data = []api.Session{}
+		return out
+	}
+	to := func(s api.Session, backwards bool) *string {
+		return cursor{List: list, ID: s.ID, Number: s.CreatedAt.UnixMicro(), Backwards: backwards}.encode()
+	}
+	came := at.ID != "" // from the page on the other side
+	if at.Backwards && came || more {
+		out.NextPage = to(sessions[len(sessions)-1], false)
+	}
+	if !at.Backwards && came || at.Backwards && more {
+		out.PrevPage = to(sessions[0], true)
+	}
+	return out
+}
+
+func (s *server) updateSession(r *request) (any, error) {
+	var p struct {
+		Title    api.Optional[string]             `json:"title"`
+		Metadata api.Optional[map[string]*string] `json:"metadata"`
+		VaultIDs []string                         `json:"vault_ids"`
+		Budget   api.Optional[json.RawMessage]    `json:"budget"`
+		Agent    *struct {
+			Tools      api.Optional[[]json.RawMessage] `json:"tools"`
+			MCPServers api.Optional[[]api.MCPServer]   `json:"mcp_servers"`
+		} `json:"agent"`
+	}
+	if err := r.decode(&p); err != nil {
+		return nil, err
+	}
+	if p.Budget.Given() {
+		return nil, api.Invalid("budget", "is create-only, and not supported by this server yet")
+	}
+	if len(p.VaultIDs) > 0 {
+		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
+	}
+	update := session.UpdateParams{Metadata: p.Metadata.Value}
+	if p.Title.Set {
+		title := p.Title.Pointer()
+		update.Title = &title
+	}
+	id := r.PathValue("session_id")
+	if p.Agent != nil && (p.Agent.Tools.Set || p.Agent.MCPServers.Set) {
+		current, err := s.Sessions.Get(r.Context(), r.principal.WorkspaceID, id)
+		if err != nil {
+			return nil, err
+		}
+		tools, servers := current.Agent.Tools, current.Agent.MCPServers
+		if p.Agent.Tools.Set {
+			if tools, err = agent.ParseTools(p.Agent.Tools.Value); err != nil {
+				return nil, err
+			}
+		}
+		if p.Agent.MCPServers.Set {
+			servers = append([]api.MCPServer{}, p.Agent.MCPServers.Value...)
+		}
+		if err := agent.Check(tools, servers, current.Agent.Skills); err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+		update.Tools, update.MCPServers = &tools, &servers
+	}
+	return s.Sessions.Update(r.Context(), r.principal.WorkspaceID, id, update)
+}
+
+func (s *server) archiveSession(r *request) (any, error) {
+	return s.Sessions.Archive(r.Context(), r.principal.WorkspaceID, r.PathValue("session_id"))
+}
+
+func (s *server) deleteSession(r *request) (any, error) {
+	id := r.PathValue("session_id")
+	return api.Deleted{ID: id, Type: "session_deleted"}, s.Sessions.Delete(r.Context(), r.principal.WorkspaceID, id)
+}
