@@ -1,0 +1,102 @@
+package loop
+
+import (
+	"encoding/json"
+
+	"hearth/api"
+	"hearth/internal/brain/model"
+	"hearth/internal/brain/session"
+)
+
+// conversation builds the model's messages from the log. A reply of the model
+// is what lies between two starts of requests; the results of its calls follow
+// it at once, as the model's protocol demands, whatever the log has in between.
+func conversation(log []session.LogEvent) []model.Message {
+	b := builder{results: map[string]api.Event{}}
+	for _, e := range log {
+		switch e.Type {
+		case api.EventUserToolResult, api.EventAgentToolResult:
+			b.results[e.Event.ToolUseID] = e.Event
+		case api.EventUserCustomToolResult:
+			b.results[e.Event.CustomToolUseID] = e.Event
+		}
+	}
+	for _, e := range log {
+		b.add(e)
+	}
+	b.answer()
+	return b.messages
+}
+
+type builder struct {
+	messages []model.Message
+	results  map[string]api.Event // by call
+	open     []string             // calls of the reply being built
+}
+
+func (b *builder) add(e session.LogEvent) {
+	switch e.Type {
+	case api.EventModelRequestStart:
+		b.answer()
+	case api.EventUserMessage:
+		b.answer()
+		b.append(model.RoleUser, blocks(e.Event.Content)...)
+	case api.EventSystemMessage:
+		b.answer()
+		for _, block := range blocks(e.Event.Content) {
+			block.Text = "<system>\n" + block.Text + "\n</system>"
+			b.append(model.RoleUser, block)
+		}
+	case api.EventAgentThinking:
+		var thought model.Block
+		if json.Unmarshal(e.Private, &thought) == nil && thought.Type != "" {
+			b.append(model.RoleAssistant, thought)
+		}
+	case api.EventAgentMessage:
+		b.append(model.RoleAssistant, blocks(e.Event.Content)...)
+	case api.EventAgentToolUse, api.EventAgentCustomToolUse:
+		b.append(model.RoleAssistant, model.Block{Type: model.BlockToolUse, ID: e.ID, Name: e.Event.Name, Input: e.Event.Input})
+		b.open = append(b.open, e.ID)
+	}
+}
+
+// append adds blocks to the last message, or begins one when the role changes.
+func (b *builder) append(role string, content ...model.Block) {
+	if len(content) == 0 {
+		return
+	}
+	if n := len(b.messages); n > 0 && b.messages[n-1].Role == role {
+		b.messages[n-1].Content = append(b.messages[n-1].Content, content...)
+		return
+	}
+	b.messages = append(b.messages, model.Message{Role: role, Content: content})
+}
+
+// answer closes a reply: each of its calls gets its result, or, when an
+// interrupt came first, word of that.
+func (b *builder) answer() {
+	for _, id := range b.open {
+		result := model.Block{Type: model.BlockToolResult, ToolUseID: id, IsError: true, Content: json.RawMessage(`[{"type":"text","text":"The user interrupted before this call had finished. It may have run in part."}]`)}
+		if e, ok := b.results[id]; ok {
+			result = model.Block{Type: model.BlockToolResult, ToolUseID: id, IsError: e.IsError != nil && *e.IsError}
+			if raw, err := json.Marshal(blocks(e.Content)); err == nil && len(e.Content) > 0 {
+				result.Content = raw
+			}
+		}
+		b.append(model.RoleUser, result)
+	}
+	b.open = nil
+}
+
+// blocks turns content of events into that of messages. They agree in form,
+// except for what a message cannot hold.
+func blocks(content []api.Block) []model.Block {
+	out := make([]model.Block, 0, len(content))
+	for _, c := range content {
+		if c.Type == "redacted" {
+			c = api.TextBlock("[redacted]")
+		}
+		out = append(out, model.Block{Type: c.Type, Text: c.Text, Source: c.Source, Title: c.Title, Context: c.Context, Citations: c.Citations, Content: c.Content})
+	}
+	return out
+}
