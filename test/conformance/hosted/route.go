@@ -125,7 +125,7 @@ func (s *Service) handle(w http.ResponseWriter, r *http.Request, route route) {
 		}
 	}
 	req.exchange.status = answer.status
-	if fault == nil {
+	if fault == nil && !done {
 		s.answered[route.endpoint]++
 	}
 	s.change()
@@ -194,7 +194,10 @@ func (s *Service) authorise(req *request) (refused reply, done bool) {
 		return failure(http.StatusNotFound, "not_found_error", "no such environment", nil), true
 	}
 	unauthorised := failure(http.StatusUnauthorized, "authentication_error", "the credential is not valid here", nil)
-	if req.route.byKey || s.stopsUnacked(req) {
+	if item := s.unacknowledged(req); item != nil {
+		req.claim = item.claim
+	}
+	if req.route.byKey || req.claim != nil {
 		if req.route.endpoint != "" && req.bearer != EnvironmentKey {
 			s.violate(req, KeyPolls, "%s was called with %s", req.route.endpoint, req.exchange.credential)
 			return unauthorised, true

@@ -199,6 +199,16 @@ func (session *Session) CutStreams() {
 	session.cut = make(chan struct{})
 }
 
+// Answer records the result of a call that a worker of an earlier activation
+// gave, without any worker.
+func (session *Session) Answer(id, output string) {
+	s := session.service
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session.calls[id].result = &Result{Text: output}
+	session.add(map[string]any{"type": "user.tool_result", "tool_use_id": id, "is_error": false, "content": text(output)})
+}
+
 // AwaitResult waits for the accepted result of a call.
 func (session *Session) AwaitResult(t testing.TB, id string) Result {
 	t.Helper()

@@ -282,6 +282,9 @@ func (s *Service) poller(req *request) *poller {
 func (s *Service) notePollFault(req *request, fault Fault) {
 	p := s.poller(req)
 	p.failedAt, p.fatal = time.Now(), fault.fatal()
+	if p.unacked != nil { // claimed by a poll whose answer got lost: offered again
+		p.unacked.phase, p.unacked.item.queued, p.unacked = gone, true, nil
+	}
 }
 
 // ack answers POST ack.
@@ -362,12 +365,11 @@ func (s *Service) stop(req *request) reply {
 		return refusal("force: want true")
 	}
 	c := req.claim
-	if c == nil { // the end of an item whose acknowledgement failed
-		item := s.item(req.PathValue("work"))
-		item.claim.phase = stopped
-		return reply{status: http.StatusNoContent}
-	}
-	if c.phase == held && c.mayStop == "" && c.item.session != nil {
+	switch {
+	case c.ackFailed: // an item that could not be acknowledged goes back
+	case c.beatFailed && time.Since(c.beatAt) > s.options.TTL:
+		s.violate(req, LostIsLost, "no heartbeat got through for %s", time.Since(c.beatAt))
+	case c.phase == held && c.mayStop == "" && c.item.session != nil:
 		s.checkLeaving(req)
 	}
 	c.phase, c.stopFailed = stopped, false
@@ -381,14 +383,14 @@ func (s *Service) checkLeaving(req *request) {
 	if c.beats == 0 {
 		s.violate(req, LeaseKept, "%s was served without a heartbeat", c.item.ID)
 	}
+	if session.ended {
+		return
+	}
 	if c.nextPage != "" {
 		s.violate(req, ListToTheEnd, "the listing stopped before page %q", c.nextPage)
 	}
 	if c.unlisted {
 		s.violate(req, StreamThenList, "a stream was opened that no listing followed")
-	}
-	if session.ended {
-		return
 	}
 	if owed := session.owed(); len(owed) > 0 {
 		s.violate(req, IdleStop, "%v still wait", owed)
@@ -411,7 +413,10 @@ func (s *Service) checkFarewell() {
 		}
 		switch c.phase {
 		case held, stopping:
-			s.violate(nil, ForceStop, "%s was never stopped", item.ID)
+			lapsed := c.beatFailed && time.Since(c.beatAt) > s.options.TTL
+			if !lapsed { // a lapsed lease is presumed lost, and not stopped
+				s.violate(nil, ForceStop, "%s was never stopped", item.ID)
+			}
 		case claimed:
 			if !c.ackFailed {
 				s.violate(nil, AckAtOnce, "%s was claimed and never acknowledged", item.ID)
@@ -458,14 +463,17 @@ func (s *Service) item(id string) *Item {
 	return nil
 }
 
-// stopsUnacked tells whether a call stops an item whose acknowledgement
+// unacknowledged finds the item a call stops because its acknowledgement
 // failed, which is done with the environment key.
-func (s *Service) stopsUnacked(req *request) bool {
+func (s *Service) unacknowledged(req *request) *Item {
 	if req.route.endpoint != Stop {
-		return false
+		return nil
 	}
 	item := s.item(req.PathValue("work"))
-	return item != nil && item.claim != nil && item.claim.phase == claimed && item.claim.ackFailed
+	if item == nil || item.claim == nil || !item.claim.ackFailed {
+		return nil
+	}
+	return item
 }
 
 // claimOf finds the claim a sessions token belongs to. A token of a claim that

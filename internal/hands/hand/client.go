@@ -1,0 +1,118 @@
+package hand
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// ErrGone is returned by calls on a hand that has ended or is unreachable.
+var ErrGone = errors.New("the sandbox's hand is gone")
+
+// Client calls a hand at the other end of a stream. Its methods are safe for
+// concurrent use.
+type Client struct {
+	out  frameWriter
+	done chan struct{} // closed when the hand is gone
+
+	mu      sync.Mutex
+	waiting map[string]chan Result // calls in flight, by id; guarded by mu; nil when the hand is gone
+}
+
+// Connect waits until the hand at the other end is ready. It ends when r does.
+func Connect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
+	c := &Client{out: frameWriter{w: w}, done: make(chan struct{}), waiting: map[string]chan Result{}}
+	ready := make(chan error, 1)
+	go c.read(r, ready)
+	select {
+	case err := <-ready:
+		return c, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *Client) read(r io.Reader, ready chan<- error) {
+	defer c.gone()
+	f, err := readFrame(r)
+	if err == nil && f.Kind != frameReady {
+		err = fmt.Errorf("the hand began with %q", f.Kind)
+	}
+	if err != nil {
+		ready <- fmt.Errorf("%w: it never became ready: %w", ErrGone, err)
+		return
+	}
+	ready <- nil
+	for {
+		f, err := readFrame(r)
+		if err != nil {
+			return
+		}
+		if f.Kind == frameResult && f.Result != nil {
+			c.deliver(*f.Result)
+		}
+	}
+}
+
+func (c *Client) deliver(r Result) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if answer, ok := c.waiting[r.ID]; ok {
+		answer <- r // buffered, and there is one result per call
+		delete(c.waiting, r.ID)
+	}
+}
+
+func (c *Client) gone() {
+	c.mu.Lock()
+	c.waiting = nil
+	c.mu.Unlock()
+	close(c.done)
+}
+
+// Done is closed when the hand is gone.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Call runs one tool call. The error is about the hand, never about the tool.
+// When ctx ends the tool is stopped, and Call returns without its result.
+func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
+	answer := make(chan Result, 1)
+	c.mu.Lock()
+	if c.waiting == nil {
+		c.mu.Unlock()
+		return Result{}, ErrGone
+	}
+	if _, twice := c.waiting[call.ID]; twice {
+		c.mu.Unlock()
+		return Result{}, fmt.Errorf("call %s is in flight already", call.ID)
+	}
+	c.waiting[call.ID] = answer
+	c.mu.Unlock()
+	if err := c.out.write(frame{Kind: frameCall, Call: &call}); err != nil {
+		c.forget(call.ID)
+		return Result{}, fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	select {
+	case r := <-answer:
+		return r, nil
+	case <-c.done:
+		select { // the result may have been the last thing it said
+		case r := <-answer:
+			return r, nil
+		default:
+			return Result{}, ErrGone
+		}
+	case <-ctx.Done():
+		c.forget(call.ID)
+		_ = c.out.write(frame{Kind: frameCancel, ID: call.ID}) // a hand that is gone runs nothing
+		return Result{}, ctx.Err()
+	}
+}
+
+func (c *Client) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, id)
+}

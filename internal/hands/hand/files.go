@@ -1,0 +1,415 @@
+package hand
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+// files are the file tools, confined to a directory. Every file is opened
+// through root, which no symbolic link leads out of, however it is swapped
+// while the tool runs.
+type files struct {
+	root    *os.Root
+	workdir string
+}
+
+// maxFile is how many bytes of a file a tool reads.
+const maxFile = 256 << 10
+
+// locate finds a path of the model's inside the root: its name there, with
+// every symbolic link resolved.
+func (f *files) locate(name string) (string, error) {
+	if name == "" {
+		return "", errors.New("a path is required")
+	}
+	if strings.ContainsRune(name, 0) {
+		return "", errors.New("a path cannot contain a NUL character")
+	}
+	absolute := name
+	if !filepath.IsAbs(absolute) {
+		absolute = filepath.Join(f.workdir, absolute)
+	}
+	home, err := filepath.EvalSymlinks(f.workdir)
+	if err != nil {
+		return "", err
+	}
+	real, err := resolve(filepath.Clean(absolute))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, reason(err))
+	}
+	inside, err := filepath.Rel(home, real)
+	if err != nil || inside == ".." || strings.HasPrefix(inside, "../") {
+		return "", fmt.Errorf("path %q is outside the session's working directory %s", name, f.workdir)
+	}
+	return inside, nil
+}
+
+// resolve follows the symbolic links of what exists of a path; the rest is
+// taken as it stands.
+func resolve(name string) (string, error) {
+	real, err := filepath.EvalSymlinks(name)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return real, err
+	}
+	// A link that leads nowhere must not be written through.
+	if _, err := os.Lstat(name); err == nil {
+		return "", errors.New("is a symbolic link to something that does not exist")
+	}
+	parent := filepath.Dir(name)
+	if parent == name {
+		return name, nil
+	}
+	if real, err = resolve(parent); err != nil {
+		return "", err
+	}
+	return filepath.Join(real, filepath.Base(name)), nil
+}
+
+// reason is an error without the operation and the path inside the root, which
+// would only confuse.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	var link *os.LinkError
+	if errors.As(err, &link) {
+		return link.Err
+	}
+	return err
+}
+
+func (f *files) read(_ context.Context, input json.RawMessage) (string, error) {
+	var in struct {
+		FilePath  string `json:"file_path"`
+		ViewRange []int  `json:"view_range"`
+	}
+	if err := decode("read", input, &in); err != nil {
+		return "", err
+	}
+	if len(in.ViewRange) != 0 && len(in.ViewRange) != 2 {
+		return "", errors.New("read: view_range must be [first line, last line]")
+	}
+	data, err := f.load("read", in.FilePath, len(in.ViewRange) == 2)
+	if err != nil || len(in.ViewRange) == 0 {
+		return string(data), err
+	}
+	text := string(lines(data, in.ViewRange[0], in.ViewRange[1]))
+	if len(text) > maxFile {
+		return "", fmt.Errorf("read %s: the lines asked for are %d bytes, exceeds %d-byte limit. Use a smaller view_range", in.FilePath, len(text), maxFile)
+	}
+	return text, nil
+}
+
+// load reads a regular file, of any size when part of it is wanted.
+func (f *files) load(tool, name string, part bool) ([]byte, error) {
+	inside, err := f.locate(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", tool, err)
+	}
+	// Non-blocking, or opening a pipe would wait for its other end.
+	file, err := f.root.OpenFile(inside, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", tool, name, reason(err))
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", tool, name, reason(err))
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s %s: is not a regular file", tool, name)
+	}
+	limit := int64(maxFile)
+	if part {
+		limit = maxKept
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s %s: is %d bytes, exceeds %d-byte limit. Use the view_range option, or bash, to see parts of it", tool, name, info.Size(), limit)
+	}
+	return io.ReadAll(io.LimitReader(file, limit))
+}
+
+// lines are the lines first to last, counted from 1; a last of 0 or less is the end.
+func lines(data []byte, first, last int) []byte {
+	first = max(first, 1)
+	var out []byte
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		if n >= first && (last <= 0 || n <= last) {
+			out = append(out, line...)
+		}
+	}
+	return out
+}
+
+func (f *files) write(_ context.Context, input json.RawMessage) (string, error) {
+	var in struct {
+		FilePath string  `json:"file_path"`
+		Content  *string `json:"content"`
+	}
+	if err := decode("write", input, &in); err != nil {
+		return "", err
+	}
+	if in.Content == nil {
+		return "", errors.New("write: content is required")
+	}
+	if err := f.store("write", in.FilePath, []byte(*in.Content)); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("wrote %d bytes to %s", len(*in.Content), in.FilePath), nil
+}
+
+// store replaces a file as a whole or not at all.
+func (f *files) store(tool, name string, data []byte) error {
+	inside, err := f.locate(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", tool, err)
+	}
+	fail := func(err error) error { return fmt.Errorf("%s %s: %w", tool, name, reason(err)) }
+	mode := fs.FileMode(0o644)
+	if info, err := f.root.Stat(inside); err == nil {
+		if !info.Mode().IsRegular() {
+			return fail(errors.New("is not a regular file"))
+		}
+		mode = info.Mode().Perm()
+	}
+	if err := f.root.MkdirAll(path.Dir(inside), 0o755); err != nil {
+		return fail(err)
+	}
+	temporary := path.Join(path.Dir(inside), ".hearth-"+rand.Text())
+	if err := f.root.WriteFile(temporary, data, mode); err != nil {
+		return errors.Join(fail(err), f.root.RemoveAll(temporary))
+	}
+	if err := errors.Join(f.root.Chmod(temporary, mode), f.root.Rename(temporary, inside)); err != nil {
+		return errors.Join(fail(err), f.root.RemoveAll(temporary))
+	}
+	return nil
+}
+
+func (f *files) edit(_ context.Context, input json.RawMessage) (string, error) {
+	var in struct {
+		FilePath   string `json:"file_path"`
+		OldString  string `json:"old_string"`
+		NewString  string `json:"new_string"`
+		ReplaceAll bool   `json:"replace_all"`
+	}
+	if err := decode("edit", input, &in); err != nil {
+		return "", err
+	}
+	if in.OldString == "" {
+		return "", errors.New("edit: old_string is required")
+	}
+	data, err := f.load("edit", in.FilePath, false)
+	if err != nil {
+		return "", err
+	}
+	n := strings.Count(string(data), in.OldString)
+	switch {
+	case n == 0:
+		return "", fmt.Errorf("edit: old_string not found in %s", in.FilePath)
+	case n > 1 && !in.ReplaceAll:
+		return "", fmt.Errorf("edit: old_string appears %d times in %s (must be unique)", n, in.FilePath)
+	}
+	if err := f.store("edit", in.FilePath, []byte(strings.ReplaceAll(string(data), in.OldString, in.NewString))); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("edited %s (%d replacement(s))", in.FilePath, n), nil
+}
+
+// The limits of the tools that search.
+const (
+	maxMatches  = 200
+	maxWalk     = 50_000
+	maxSearched = 8 << 20
+)
+
+// searchIn resolves the directory or file a search begins at.
+func (f *files) searchIn(name string) (string, error) {
+	if name == "" {
+		name = "."
+	}
+	return f.locate(name)
+}
+
+func (f *files) glob(ctx context.Context, input json.RawMessage) (string, error) {
+	var in struct{ Pattern, Path string }
+	if err := decode("glob", input, &in); err != nil {
+		return "", err
+	}
+	if in.Pattern == "" || path.IsAbs(in.Pattern) || slices.Contains(strings.Split(in.Pattern, "/"), "..") {
+		return "", errors.New("glob: pattern must be relative and without ..")
+	}
+	if !doublestar.ValidatePattern(in.Pattern) {
+		return "", fmt.Errorf("glob: %q is not a valid pattern", in.Pattern)
+	}
+	start, err := f.searchIn(in.Path)
+	if err != nil {
+		return "", fmt.Errorf("glob: %w", err)
+	}
+	type match struct {
+		name    string
+		changed time.Time
+	}
+	var matches []match
+	complete, err := f.walk(ctx, start, func(name string, entry fs.DirEntry) error {
+		inside, err := filepath.Rel(start, name)
+		if err != nil || entry.IsDir() || !doublestar.MatchUnvalidated(in.Pattern, inside) {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil {
+			matches = append(matches, match{filepath.Join(f.workdir, name), info.ModTime()})
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("glob: %w", err)
+	}
+	slices.SortStableFunc(matches, func(a, b match) int {
+		return cmp.Or(b.changed.Compare(a.changed), cmp.Compare(a.name, b.name))
+	})
+	var out []string
+	for _, m := range matches[:min(len(matches), maxMatches)] {
+		out = append(out, m.name)
+	}
+	switch {
+	case len(out) == 0:
+		out = append(out, "no matches")
+	case len(matches) > maxMatches:
+		out = append(out, fmt.Sprintf("[the newest %d of %d]", maxMatches, len(matches)))
+	}
+	if !complete {
+		out = append(out, fmt.Sprintf("[not everything was searched: there are more than %d files]", maxWalk))
+	}
+	return strings.Join(out, "\n"), nil
+}
+
+// walk visits what lies below start, symbolic links not followed, and tells
+// whether it saw all of it.
+func (f *files) walk(ctx context.Context, start string, visit func(name string, entry fs.DirEntry) error) (complete bool, err error) {
+	seen := 0
+	err = fs.WalkDir(f.root.FS(), filepath.ToSlash(start), func(name string, entry fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return errors.New("stopped before it had finished")
+		}
+		if err != nil {
+			if name == start {
+				return reason(err)
+			}
+			return nil // what cannot be read is not searched
+		}
+		if seen++; seen > maxWalk {
+			return fs.SkipAll
+		}
+		return visit(name, entry)
+	})
+	return seen <= maxWalk, err
+}
+
+// unsearched are directories that grep leaves out.
+var unsearched = []string{".git", "node_modules"}
+
+func (f *files) grep(ctx context.Context, input json.RawMessage) (string, error) {
+	var in struct{ Pattern, Path string }
+	if err := decode("grep", input, &in); err != nil {
+		return "", err
+	}
+	if in.Pattern == "" {
+		return "", errors.New("grep: pattern is required")
+	}
+	expression, err := regexp.Compile(in.Pattern)
+	if err != nil {
+		return "", fmt.Errorf("grep: %q is not a valid regular expression: %w", in.Pattern, err)
+	}
+	start, err := f.searchIn(in.Path)
+	if err != nil {
+		return "", fmt.Errorf("grep: %w", err)
+	}
+	var out strings.Builder
+	complete, err := f.walk(ctx, start, func(name string, entry fs.DirEntry) error {
+		switch {
+		case entry.IsDir() && slices.Contains(unsearched, entry.Name()) && name != start:
+			return fs.SkipDir
+		case !entry.Type().IsRegular():
+			return nil
+		}
+		f.grepFile(&out, name, expression)
+		if out.Len() > maxOutput {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("grep: %w", err)
+	}
+	text := out.String()
+	switch {
+	case text == "" && complete:
+		return "no matches", nil
+	case len(text) > maxOutput:
+		return strings.ToValidUTF8(text[:maxOutput], "") + "\n[output truncated]", nil
+	case !complete:
+		text += fmt.Sprintf("[not everything was searched: there are more than %d files]", maxWalk)
+	}
+	return strings.TrimSuffix(text, "\n"), nil
+}
+
+// grepFile adds the lines of a text file that match.
+func (f *files) grepFile(out *strings.Builder, name string, expression *regexp.Regexp) {
+	file, err := f.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxSearched+1))
+	if err != nil || len(data) > maxSearched || bytes.IndexByte(data[:min(len(data), 8<<10)], 0) >= 0 {
+		return
+	}
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		if line = bytes.TrimRight(line, "\r\n"); expression.Match(line) {
+			if !utf8.Valid(line) {
+				line = []byte(printable(string(line)))
+			}
+			fmt.Fprintf(out, "%s:%d:%s\n", name, n, line)
+			if out.Len() > maxOutput {
+				return
+			}
+		}
+	}
+}
+
+// spillDir is where outputs too long to be shown are kept, in the workdir.
+const spillDir = ".hearth/outputs"
+
+// spill keeps a long output in a file that tools can read.
+func (f *files) spill(text string) (string, error) {
+	if err := f.root.MkdirAll(spillDir, 0o755); err != nil {
+		return "", err
+	}
+	name := path.Join(spillDir, time.Now().UTC().Format("20060102T150405.000000")+".txt")
+	if err := f.root.WriteFile(name, []byte(text), 0o644); err != nil {
+		return "", err
+	}
+	return filepath.Join(f.workdir, name), nil
+}

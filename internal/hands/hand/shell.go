@@ -1,0 +1,381 @@
+package hand
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// shell is the session's bash: one process whose directory, variables and jobs
+// last from call to call.
+type shell struct {
+	workdir string
+	env     []string
+	spill   func(text string) (path string, err error)
+
+	turn sync.Mutex // one command at a time
+	bash *bash      // guarded by turn; nil before the first command and after the shell has ended
+}
+
+// maxOutput is how many bytes of a command's output are shown: its end.
+const maxOutput = 100 << 10
+
+// maxKept is how many bytes of a command's output are kept for its file.
+const maxKept = 64 << 20
+
+type bashInput struct {
+	Command   string `json:"command"`
+	Restart   bool   `json:"restart"`
+	TimeoutMS int64  `json:"timeout_ms"`
+}
+
+// bashTool is the bash tool.
+func (s *shell) bashTool(ctx context.Context, input json.RawMessage) (string, error) {
+	var in bashInput
+	if err := decode("bash", input, &in); err != nil {
+		return "", err
+	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if in.Restart {
+		s.stop()
+		if in.Command == "" {
+			return "bash session restarted", nil
+		}
+	}
+	if strings.TrimSpace(in.Command) == "" {
+		return "", errors.New("bash: command is required")
+	}
+	if in.TimeoutMS > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(in.TimeoutMS)*time.Millisecond)
+		defer cancel()
+	}
+	if err := ctx.Err(); err != nil {
+		return "", errors.New("[cancelled before it began]")
+	}
+	if s.bash == nil {
+		b, err := startBash(s.workdir, s.env)
+		if err != nil {
+			return "", fmt.Errorf("bash: %w", err)
+		}
+		s.bash = b
+	}
+	return s.execute(ctx, in.Command)
+}
+
+func (s *shell) execute(ctx context.Context, command string) (string, error) {
+	status, err := s.bash.execute(ctx, command)
+	out := s.shown(s.bash.output.take())
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s.stop()
+		return "", errors.New(joinLines(out, "[timed out]\nsession restarted after timeout"))
+	case errors.Is(err, context.Canceled):
+		s.stop()
+		return "", errors.New(joinLines(out, "[cancelled]\nsession restarted"))
+	case err != nil: // bash itself ended
+		s.stop()
+		note := fmt.Sprintf("exit code %d\n[bash has ended; the next command begins a new session]", status)
+		if status == 0 {
+			return joinLines(out, note), nil
+		}
+		return "", errors.New(joinLines(out, note))
+	case status != 0:
+		return "", errors.New(joinLines(out, fmt.Sprintf("exit code %d", status)))
+	}
+	return out, nil
+}
+
+func joinLines(text, more string) string {
+	if text == "" {
+		return more
+	}
+	return strings.TrimSuffix(text, "\n") + "\n" + more
+}
+
+// shown is the end of a command's output, with word of where all of it is.
+func (s *shell) shown(o captured) string {
+	text := printable(ansi.ReplaceAllString(o.tail(), ""))
+	if o.total <= maxOutput {
+		return text
+	}
+	note := "[output truncated]\n"
+	if path, err := s.spill(o.all()); err == nil {
+		note = fmt.Sprintf("[output truncated]\n[all %d bytes are in %s]\n", o.total, path)
+		if o.total > maxKept {
+			note = fmt.Sprintf("[output truncated]\n[the first %d of %d bytes are in %s]\n", maxKept, o.total, path)
+		}
+	}
+	return note + text
+}
+
+// ansi matches terminal escape sequences.
+var ansi = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])`)
+
+func (s *shell) stop() {
+	if s.bash != nil {
+		s.bash.kill()
+		s.bash = nil
+	}
+}
+
+func (s *shell) close() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.stop()
+}
+
+// bash is one bash process. Commands go in by its standard input; their exit
+// statuses come back on a descriptor that commands do not see; what they print
+// comes by a pipe whose writing end we hold too, so that we can mark in it where
+// a command's output ends.
+type bash struct {
+	cmd      *exec.Cmd
+	commands *os.File
+	statuses *bufio.Reader
+	mark     *os.File // writing end of the output pipe
+	output   *capture
+	ended    chan struct{} // closed when the process has been waited for
+	files    []*os.File    // closed by kill
+}
+
+// statusFD is where bash keeps the descriptor for statuses.
+const statusFD = "61"
+
+func startBash(workdir string, env []string) (*bash, error) {
+	var files []*os.File
+	pipe := func() (r, w *os.File, err error) {
+		r, w, err = os.Pipe()
+		files = append(files, r, w)
+		return r, w, err
+	}
+	commandsR, commandsW, err1 := pipe()
+	outputR, outputW, err2 := pipe()
+	statusR, statusW, err3 := pipe()
+	closeAll := func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	if err := errors.Join(err1, err2, err3); err != nil {
+		closeAll()
+		return nil, err
+	}
+	cmd := exec.Command("/bin/bash", "--noprofile", "--norc")
+	cmd.Dir, cmd.Env = workdir, env
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = commandsR, outputW, outputW
+	cmd.ExtraFiles = []*os.File{statusW}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		closeAll()
+		return nil, err
+	}
+	commandsR.Close()
+	statusW.Close()
+	b := &bash{
+		cmd: cmd, commands: commandsW, statuses: bufio.NewReader(statusR), mark: outputW,
+		output: newCapture(), ended: make(chan struct{}), files: []*os.File{commandsW, outputR, outputW, statusR},
+	}
+	go b.output.read(outputR)
+	go func() {
+		_ = cmd.Wait() // its status is read from ProcessState
+		close(b.ended)
+	}()
+	_, err := fmt.Fprintf(commandsW, "exec %s>&3 3>&-\n", statusFD)
+	return b, err
+}
+
+var errEnded = errors.New("bash has ended")
+
+// execute runs a command and returns its exit status, once all that it printed
+// has been captured. On any error the process must be killed.
+func (b *bash) execute(ctx context.Context, command string) (int, error) {
+	nonce := rand.Text()
+	line := fmt.Sprintf("eval %s </dev/null %s>&-; printf '%%s %%s\\n' %s \"$?\" >&%s\n", quote(command), statusFD, nonce, statusFD)
+	if _, err := b.commands.WriteString(line); err != nil {
+		return b.endStatus(ctx)
+	}
+	type answer struct {
+		status int
+		err    error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		for {
+			text, err := b.statuses.ReadString('\n')
+			if err != nil {
+				answered <- answer{err: err}
+				return
+			}
+			if word, number, _ := strings.Cut(strings.TrimSpace(text), " "); word == nonce {
+				status, err := strconv.Atoi(number)
+				answered <- answer{status, err}
+				return
+			}
+		}
+	}()
+	select {
+	case a := <-answered:
+		if a.err != nil {
+			return b.endStatus(ctx)
+		}
+		return a.status, b.settle(ctx)
+	case <-b.ended:
+		return b.endStatus(ctx)
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// settle waits until what was printed up to now has been captured.
+func (b *bash) settle(ctx context.Context) error {
+	reached := b.output.await(rand.Text())
+	// The pipe may be full of what is still being printed, so this may block;
+	// killing the shell closes the pipe.
+	go func() { _, _ = b.mark.WriteString(reached.mark) }()
+	select {
+	case <-reached.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// endStatus is the exit status of a bash that has ended.
+func (b *bash) endStatus(ctx context.Context) (int, error) {
+	select {
+	case <-b.ended:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if err := b.settle(ctx); err != nil {
+		return 0, err
+	}
+	return b.cmd.ProcessState.ExitCode(), errEnded
+}
+
+// kill ends bash and all it has started in its session's process group.
+func (b *bash) kill() {
+	_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
+	<-b.ended
+	for _, f := range b.files {
+		f.Close()
+	}
+}
+
+// quote makes one word of a text, whatever is in it.
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// capture holds what a command prints: the first maxKept bytes and the last
+// maxOutput.
+type capture struct {
+	mu    sync.Mutex
+	held  captured       // guarded by mu
+	marks []*reachedMark // guarded by mu; awaited, oldest first
+}
+
+// captured is output captured so far.
+type captured struct {
+	total int64
+	head  []byte // the first maxKept bytes
+	end   []byte // the last bytes, at least maxOutput of them when there are as many
+}
+
+// reachedMark is a text awaited in the output.
+type reachedMark struct {
+	mark string
+	done chan struct{}
+}
+
+func newCapture() *capture { return &capture{} }
+
+func (c *capture) await(mark string) *reachedMark {
+	r := &reachedMark{mark, make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.marks = append(c.marks, r)
+	return r
+}
+
+// take hands over what was captured and begins anew.
+func (c *capture) take() captured {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.held
+	c.held = captured{}
+	return held
+}
+
+// read captures until the pipe is closed.
+func (c *capture) read(pipe *os.File) {
+	buffer := make([]byte, 64<<10)
+	var rest []byte // what may be the beginning of a mark
+	for {
+		n, err := pipe.Read(buffer)
+		rest = c.add(append(rest, buffer[:n]...))
+		if err != nil {
+			return
+		}
+	}
+}
+
+// add captures data, without the mark awaited, and returns what must wait for
+// more to tell whether it is one.
+func (c *capture) add(data []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.marks) > 0 {
+		mark := []byte(c.marks[0].mark)
+		before, after, found := bytes.Cut(data, mark)
+		if !found {
+			keep := overlap(data, mark)
+			c.held.add(data[:len(data)-keep])
+			return bytes.Clone(data[len(data)-keep:])
+		}
+		c.held.add(before)
+		close(c.marks[0].done)
+		c.marks = c.marks[1:]
+		data = after
+	}
+	c.held.add(data)
+	return nil
+}
+
+// overlap is how much of the end of data is the beginning of mark.
+func overlap(data, mark []byte) int {
+	for n := min(len(data), len(mark)-1); n > 0; n-- {
+		if bytes.HasSuffix(data, mark[:n]) {
+			return n
+		}
+	}
+	return 0
+}
+
+func (o *captured) add(data []byte) {
+	o.total += int64(len(data))
+	if room := maxKept - len(o.head); room > 0 {
+		o.head = append(o.head, data[:min(room, len(data))]...)
+	}
+	o.end = append(o.end, data...)
+	if len(o.end) > 4*maxOutput {
+		o.end = append(o.end[:0], o.end[len(o.end)-maxOutput:]...)
+	}
+}
+
+func (o *captured) all() string { return string(o.head) }
+
+// tail is the last maxOutput bytes.
+func (o *captured) tail() string { return string(o.end[max(0, len(o.end)-maxOutput):]) }

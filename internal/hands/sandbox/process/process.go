@@ -1,0 +1,157 @@
+// Package process is the engine that isolates nothing: tools run as the
+// worker's own user on the host, confined only by their own good manners. It is
+// for code one would run oneself. It may call sandbox and hand.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/record"
+	"hearth/internal/hands/sandbox/reexec"
+)
+
+// entry is what the engine's hands are started as.
+const entry = "hearth-hand"
+
+func init() { reexec.Register(entry, run) }
+
+// Engine implements sandbox.Engine.
+type Engine struct {
+	dir record.Dir
+	log *slog.Logger
+}
+
+// New makes the engine, keeping its state below stateDir. A nil log is the default one.
+func New(stateDir string, log *slog.Logger) *Engine {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &Engine{dir: record.Dir(filepath.Join(stateDir, "process")), log: log}
+}
+
+// Name implements sandbox.Engine.
+func (e *Engine) Name() string { return "process" }
+
+// Check implements sandbox.Engine.
+func (e *Engine) Check(context.Context) error {
+	if _, err := os.Stat("/bin/bash"); err != nil {
+		return fmt.Errorf("there is no /bin/bash; install bash: %w", err)
+	}
+	return nil
+}
+
+// Create implements sandbox.Engine. Limits are not enforced.
+func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	workdir, err := filepath.Abs(spec.Workdir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(workdir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the working directory: %w", err)
+	}
+	r, err := e.dir.Create(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+	}
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: append(environment(workdir, spec.Env), markName+"="+spec.ID),
+		// Its own group, so that it is not hit by what is meant for the
+		// worker; its death follows the worker's.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	started := func(pid int) (err error) {
+		if r.Process, err = record.Find(pid); err != nil {
+			return err
+		}
+		return e.dir.Save(r)
+	}
+	s, err := sandbox.Start(ctx, spec, workdir, cmd, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+	if err != nil {
+		return nil, errors.Join(err, e.Destroy(context.WithoutCancel(ctx), spec.ID))
+	}
+	return s, nil
+}
+
+// environment is what tools see: nothing of the worker's own.
+func environment(workdir string, extra map[string]string) []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + workdir, "LANG=C.UTF-8", "TERM=dumb"}
+	for k, v := range extra {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// run is the hand: it serves tools until the worker closes the stream.
+func run() {
+	signal.Ignore(os.Interrupt, syscall.SIGPIPE)
+	workdir, err := os.Getwd()
+	if err == nil {
+		err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{Workdir: workdir, Env: os.Environ()})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// List implements sandbox.Engine.
+func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
+
+// Destroy implements sandbox.Engine.
+func (e *Engine) Destroy(_ context.Context, id string) error {
+	r, err := e.dir.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.killAll(r)
+	if err := os.RemoveAll(e.dir.Path(id)); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// killAll ends the hand and what it started: everything that carries the
+// sandbox's mark in its environment, wherever it has gone.
+func (e *Engine) killAll(r *record.Record) {
+	if r.Process.Alive() {
+		_ = syscall.Kill(r.Process.PID, syscall.SIGKILL) // it may have just ended
+	}
+	for _, pid := range marked(r.ID) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
+	}
+}
+
+// markName is the variable by which processes of a sandbox are known.
+const markName = "SANDBOX_ID"
+
+// marked finds the processes of a sandbox.
+func marked(id string) []int {
+	found, _ := filepath.Glob("/proc/[0-9]*/environ") // a constant pattern is well-formed
+	var pids []int
+	for _, path := range found {
+		raw, err := os.ReadFile(path)
+		if err != nil || !strings.Contains("\x00"+string(raw)+"\x00", "\x00"+markName+"="+id+"\x00") {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(path, "/proc/%d/environ", &pid); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

@@ -1,0 +1,169 @@
+// Package record keeps on disk which sandboxes an engine has made, so that a
+// worker can find and destroy those that an earlier one, killed, left behind.
+// It owns the directory it is given and may call sandbox.
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"hearth/internal/hands/sandbox"
+)
+
+// Record describes one sandbox.
+type Record struct {
+	ID      string            `json:"id"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Created time.Time         `json:"created"`
+	Owner   Process           `json:"owner"` // the worker
+	// Process is the sandbox's first process on the host; zero before it runs.
+	Process Process `json:"process"`
+	// Cgroups are the control groups made for the sandbox.
+	Cgroups []string `json:"cgroups,omitempty"`
+}
+
+// Process names a process for good: its id, and when it was started, for ids
+// are used again.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // in clock ticks since boot
+}
+
+// Find names the process that has the id now.
+func Find(pid int) (Process, error) {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return Process{}, err
+	}
+	// The name, in parentheses, may hold anything; what follows it cannot.
+	rest := string(raw[strings.LastIndexByte(string(raw), ')')+1:])
+	fields := strings.Fields(rest)
+	const startTime = 19 // field 22 of stat, counted from after the name
+	if len(fields) <= startTime {
+		return Process{}, fmt.Errorf("/proc/%d/stat is not as expected", pid)
+	}
+	start, err := strconv.ParseUint(fields[startTime], 10, 64)
+	if err == nil && fields[0] == "Z" {
+		return Process{}, fmt.Errorf("process %d has ended", pid)
+	}
+	return Process{pid, start}, err
+}
+
+// Alive tells whether that very process still runs.
+func (p Process) Alive() bool {
+	if p.PID == 0 {
+		return false
+	}
+	now, err := Find(p.PID)
+	return err == nil && now == p
+}
+
+// Dir is where an engine keeps its records: one directory per sandbox, in
+// which the engine may keep more.
+type Dir string
+
+const file = "sandbox.json"
+
+// Path is a sandbox's own directory.
+func (d Dir) Path(id string) string { return filepath.Join(string(d), id) }
+
+var idForm = regexp.MustCompile(`^[a-z0-9]{26}$`)
+
+// Create makes a sandbox's directory and record, owned by this process.
+func (d Dir) Create(spec sandbox.Spec) (*Record, error) {
+	if !idForm.MatchString(spec.ID) {
+		return nil, fmt.Errorf("a sandbox's id must be 26 characters of a-z and 0-9, not %q", spec.ID)
+	}
+	owner, err := Find(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(string(d), 0o711); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(d.Path(spec.ID), 0o711); err != nil {
+		return nil, err
+	}
+	r := &Record{ID: spec.ID, Labels: spec.Labels, Created: time.Now().UTC(), Owner: owner}
+	return r, d.Save(r)
+}
+
+// Save writes a record, whole or not at all.
+func (d Dir) Save(r *Record) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(d.Path(r.ID), file)
+	if err := os.WriteFile(name+".new", raw, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// Load reads a record; fs.ErrNotExist when there is no such sandbox. One whose
+// worker was killed while it made it has a record without an owner.
+func (d Dir) Load(id string) (*Record, error) {
+	if !idForm.MatchString(id) {
+		return nil, fs.ErrNotExist
+	}
+	raw, err := os.ReadFile(filepath.Join(d.Path(id), file))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(d.Path(id)); err != nil {
+			return nil, err
+		}
+		return &Record{ID: id}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &Record{}
+	if err := json.Unmarshal(raw, r); err != nil {
+		return nil, fmt.Errorf("record of sandbox %s: %w", id, err)
+	}
+	return r, nil
+}
+
+// List reads every record.
+func (d Dir) List() ([]*Record, error) {
+	entries, err := os.ReadDir(string(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []*Record
+	for _, entry := range entries {
+		r, err := d.Load(entry.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// Infos is List as the engine contract has it.
+func (d Dir) Infos() ([]sandbox.Info, error) {
+	records, err := d.List()
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]sandbox.Info, len(records))
+	for i, r := range records {
+		infos[i] = sandbox.Info{ID: r.ID, Labels: r.Labels, Created: r.Created, Owner: r.Owner.PID, OwnerAlive: r.Owner.Alive()}
+	}
+	return infos, nil
+}
