@@ -21,6 +21,8 @@ func TestOfficialWorker(t *testing.T) {
 }
 
 func launchOfficial(t *testing.T, service *hosted.Service) *worker {
+	// Version 1.84.0 posts the error of the call it cancels; the service refuses it.
+	service.Pardon(hosted.CutCallsSilent)
 	workdir, idle := t.TempDir(), maxIdle
 	official := environments.NewEnvironmentWorker(
 		anthropic.NewClient(option.WithBaseURL(service.URL()), option.WithAPIKey("an-api-key-no-worker-may-send")),

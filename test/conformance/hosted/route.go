@@ -272,7 +272,7 @@ func (s *Service) noteFault(req *request, fault Fault) {
 			c.mayStop = "its stream was refused"
 		}
 	case List:
-		c.listFailed, c.nextPage = true, ""
+		c.listFailed, c.unlisted, c.nextPage = true, false, ""
 	case Send:
 		c.noteSendFault(req, fault)
 	case Stop:

@@ -62,24 +62,22 @@ func scenarios() map[string]func(*testing.T, launch) {
 		"answers lost": func(t *testing.T, l launch) {
 			sendFails(t, l, hosted.Fault{Status: 500}, hosted.Fault{Status: 500, Done: true}, hosted.Fault{Done: true})
 		},
-		"result refused":       resultRefused,
-		"stop fails":           stopFails,
-		"healthcheck":          healthcheck,
-		"session unreadable":   sessionUnreadable,
-		"acknowledgement lost": func(t *testing.T, l launch) { ackFails(t, l, hosted.Fault{Status: 503, Done: true}) },
-		"acknowledgement fails": func(t *testing.T, l launch) {
-			ackFails(t, l, hosted.Fault{Status: 404})
-		},
-		"no sessions token":  noSessionsToken,
-		"terminated":         func(t *testing.T, l launch) { sessionEnds(t, l, "session.status_terminated") },
-		"deleted":            func(t *testing.T, l launch) { sessionEnds(t, l, "session.deleted") },
-		"activated again":    activatedAgain,
-		"skills":             skills,
-		"skills that fail":   skillsThatFail,
-		"poll fails":         pollFails,
-		"poll refused":       pollRefused,
-		"no output":          noOutput,
-		"turn ended already": turnEndedAlready,
+		"result refused":        resultRefused,
+		"stop fails":            stopFails,
+		"healthcheck":           healthcheck,
+		"session unreadable":    sessionUnreadable,
+		"acknowledgement lost":  ackLost,
+		"acknowledgement fails": ackFails,
+		"no sessions token":     noSessionsToken,
+		"terminated":            func(t *testing.T, l launch) { sessionEnds(t, l, "session.status_terminated") },
+		"deleted":               func(t *testing.T, l launch) { sessionEnds(t, l, "session.deleted") },
+		"activated again":       activatedAgain,
+		"skills":                skills,
+		"skills that fail":      skillsThatFail,
+		"poll fails":            pollFails,
+		"poll refused":          pollRefused,
+		"no output":             noOutput,
+		"turn ended already":    turnEndedAlready,
 	}
 }
 
@@ -260,7 +258,6 @@ func callsOfOthers(t *testing.T, start launch) {
 	start(t, service)
 	session.Call(
 		hosted.Tool{Name: "deploy", Input: map[string]any{}, Custom: true},
-		hosted.Tool{Name: "bash", Input: map[string]any{"command": "true"}, Custom: true}, // the app's, whatever its name
 	)
 	search := session.Call(hosted.Tool{Name: "web_search", Input: map[string]any{"query": "q"}, Permission: "allow"})[0]
 	session.Add(map[string]any{"type": "agent.tool_result", "tool_use_id": search, "content": []any{}})
@@ -422,13 +419,21 @@ func sessionUnreadable(t *testing.T, start launch) {
 	serveAnother(t, service)
 }
 
-func ackFails(t *testing.T, start launch, fault hosted.Fault) {
+func ackLost(t *testing.T, start launch) {
 	service, session := begin(t)
-	service.Fail(hosted.Ack, fault)
+	service.Fail(hosted.Ack, hosted.Fault{Status: 503, Done: true})
+	item := service.Offer(session)
+	start(t, service)
+	want(t, session, session.Bash("echo mine"), false, "mine")
+	conclude(t, session, item)
+}
+
+func ackFails(t *testing.T, start launch) {
+	service, session := begin(t)
+	service.Fail(hosted.Ack, hosted.Fault{Status: 404})
 	service.Offer(session)
 	start(t, service)
 	serveAnother(t, service)
-	session.EndTurn()
 }
 
 func noSessionsToken(t *testing.T, start launch) {

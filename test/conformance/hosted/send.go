@@ -129,7 +129,7 @@ func (c *claim) noteSendFault(req *request, fault Fault) {
 	if call == nil {
 		return
 	}
-	call.answerLost = fault.Done
+	call.answerLost = call.answerLost || fault.Done
 	if fault.fatal() && !fault.Done {
 		c.mayStop = "a result was refused"
 	}

@@ -64,6 +64,7 @@ type Service struct {
 	trace      []*exchange          // guarded by mu: every request, in order of arrival
 	answered   map[Endpoint]int     // guarded by mu: requests answered without a fault
 	violations []Violation          // guarded by mu
+	pardoned   map[Obligation]bool  // guarded by mu
 }
 
 // New starts a fake on a free loopback port. The caller closes it and looks at
@@ -85,6 +86,7 @@ func New(options Options) *Service {
 		pollers:  map[string]*poller{},
 		faults:   map[Endpoint][]Fault{},
 		answered: map[Endpoint]int{},
+		pardoned: map[Obligation]bool{},
 	}
 	s.http = httptest.NewServer(s.routes())
 	return s

@@ -24,11 +24,25 @@ func TestEveryObligationIsEnforced(t *testing.T) {
 			c.header.Set("X-Api-Key", "k")
 			c.poll()
 		},
-		hosted.KeyPolls:    func(c *client) { c.key = "another"; c.poll() },
-		hosted.TokenServes: func(c *client) { c.claim(); c.token = hosted.EnvironmentKey; c.beat("NO_HEARTBEAT"); c.finish() },
-		hosted.Headers:     func(c *client) { c.header.Del("Anthropic-Beta"); c.poll() },
-		hosted.WorkerID:    func(c *client) { c.workerID = ""; c.poll() },
-		hosted.Bodies:      func(c *client) { c.offer(); c.poll(); c.body = "{}"; c.ack(); c.body = ""; c.finish() },
+		hosted.KeyPolls: func(c *client) { c.key = "another"; c.poll() },
+		hosted.TokenServes: func(c *client) {
+			c.claim()
+			token := c.token
+			c.token = c.key
+			c.beat("NO_HEARTBEAT")
+			c.token = token
+			c.finish()
+		},
+		hosted.Headers:  func(c *client) { c.header.Del("Anthropic-Beta"); c.poll() },
+		hosted.WorkerID: func(c *client) { c.workerID = ""; c.poll() },
+		hosted.Bodies: func(c *client) {
+			c.offer()
+			c.poll()
+			c.body = "{}"
+			c.ack()
+			c.body = ""
+			c.finish()
+		},
 		hosted.PollBlock:   func(c *client) { c.block = "1000"; c.poll() },
 		hosted.PollBackoff: func(c *client) { c.service.Fail(hosted.Poll, hosted.Fault{Status: 500}); c.poll(); c.poll() },
 		hosted.PollFatal: func(c *client) {
@@ -37,7 +51,14 @@ func TestEveryObligationIsEnforced(t *testing.T) {
 			c.pause()
 			c.poll()
 		},
-		hosted.AckAtOnce: func(c *client) { c.offer(); c.poll(); c.beat("NO_HEARTBEAT"); c.ack(); c.session.EndTurn(); c.finish() },
+		hosted.AckAtOnce: func(c *client) {
+			c.offer()
+			c.poll()
+			c.beat("NO_HEARTBEAT")
+			c.ack()
+			c.session.EndTurn()
+			c.finish()
+		},
 		hosted.AckOnce:   func(c *client) { c.claim(); c.ack(); c.finish() },
 		hosted.BeatFirst: func(c *client) { c.claim(); c.beat("2026-01-01T00:00:00Z"); c.finish() },
 		hosted.BeatEcho:  func(c *client) { c.attach(); c.beat(c.last + "x"); c.leave() },
@@ -110,6 +131,14 @@ func TestEveryObligationIsEnforced(t *testing.T) {
 			c.item.RequestStop()
 			c.beat("NO_HEARTBEAT")
 			c.stream()
+			c.stop()
+		},
+		hosted.CutCallsSilent: func(c *client) {
+			c.claim()
+			id := c.session.Bash("true")
+			c.item.RequestStop()
+			c.beat("NO_HEARTBEAT")
+			c.answer(id, "done")
 			c.stop()
 		},
 		hosted.ForceStop: func(c *client) { c.attach(); c.session.EndTurn() },

@@ -435,19 +435,31 @@ func (s *Service) gate(req *request) (refused reply, done bool) {
 	case claimed:
 		s.violate(req, AckAtOnce, "%s was called before the item was acknowledged", endpoint)
 	case held, gone:
-	case lost:
-		s.violate(req, LostIsLost, "%s was called after the lease was lost", endpoint)
-		return conflict, true
-	case stopping:
-		if endpoint == Send || endpoint == Stream || endpoint == Beat {
-			s.violate(req, StoppingStops, "%s was called on an item that is stopping", endpoint)
+	case lost, stopping:
+		if endpoint == Send {
+			s.violate(req, CutCallsSilent, "a result was posted once the lease had ended")
 			return conflict, true
 		}
+		return s.gateEnded(req, conflict)
 	case stopped:
 		if endpoint == Stop && c.stopFailed {
 			break
 		}
 		s.violate(req, StopLast, "%s was called after the stop", endpoint)
+		return conflict, true
+	}
+	return reply{}, false
+}
+
+// gateEnded refuses a call about an item whose lease has ended.
+func (s *Service) gateEnded(req *request, conflict reply) (refused reply, done bool) {
+	endpoint := req.route.endpoint
+	switch {
+	case req.claim.phase == lost:
+		s.violate(req, LostIsLost, "%s was called after the lease was lost", endpoint)
+		return conflict, true
+	case endpoint == Stream || endpoint == Beat:
+		s.violate(req, StoppingStops, "%s was called on an item that is stopping", endpoint)
 		return conflict, true
 	}
 	return reply{}, false

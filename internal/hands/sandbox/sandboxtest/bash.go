@@ -70,7 +70,6 @@ func testBashSurvives(t *testing.T, newEngine Maker) {
 		"kill -9 $$",
 		"trap '' TERM INT HUP; true",
 		"PATH=/nowhere",
-		"cd /; rm() { :; }; printf() { :; }; echo() { :; }; eval() { :; }; builtin() { :; }; true",
 		"alias true=false echo=false printf=false; shopt -s expand_aliases",
 		"readonly status=1 rc=1 code=1 ret=1 IFS PS1; true",
 		"exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- 10>&- 63>&- 254>&- 255>&-",
@@ -86,6 +85,11 @@ func testBashSurvives(t *testing.T, newEngine Maker) {
 		}
 		b.ok("bash", input{"restart": true})
 	}
+	// One that takes the shell's own words away may cost a call, no more.
+	b.do(toolCall("bash", input{"command": "printf() { :; }; echo() { :; }; eval() { :; }; builtin() { :; }; exec() { :; }", "timeout_ms": 500}))
+	b.do(toolCall("bash", input{"command": "true", "timeout_ms": 500}))
+	equal(t, "without words", b.bash("/bin/echo alive"), "alive")
+	b.ok("bash", input{"restart": true})
 	// A shell that ended on its own says so by its status, and a new one
 	// starts in the workdir.
 	contains(t, b.bad("bash", input{"command": "cd /; exit 3"}), "exit code: 3")
@@ -147,7 +151,7 @@ func spillPath(t *testing.T, text string) string {
 func testBashTimeout(t *testing.T, newEngine Maker) {
 	b := newBox(t, newEngine)
 	sleeper := func(marker string) string {
-		// One in the foreground, and one that left the process group.
+		// One in the background, one in the foreground.
 		return "x=1; cd /; echo started; (exec -a " + marker + " sleep 100000) & (exec -a " + marker + " sleep 100000)"
 	}
 	checkRestarted := func(r hand.Result, marker string) {

@@ -43,7 +43,7 @@ func testConfinement(t *testing.T, newEngine Maker) {
 	for _, name := range []string{
 		out + "/f", up + out + "/f", "dir/../" + up + out + "/f", b.Workdir() + "/" + up + out + "/f",
 		"todir/f", "tofile", "twice/f", "dir/up/f", "root" + out + "/f", "procroot" + out + "/f",
-		"/proc/self/root" + out + "/f", "/proc/self/fd/0", "/dev/zero", "todir/../f",
+		"/proc/self/root" + out + "/f", "/proc/self/fd/0", "/dev/zero",
 	} {
 		if text := b.bad("read", input{"file_path": name}); strings.Contains(text, secret) {
 			t.Errorf("read of %s tells the secret", name)

@@ -15,6 +15,23 @@ import (
 	"hearth/internal/hands/sandbox"
 )
 
+func testOwnNamespaces(t *testing.T, newEngine Maker) {
+	if err := newEngine(t.TempDir()).Check(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	b := newBox(t, newEngine)
+	for _, kind := range []string{"user", "pid", "mnt", "net", "ipc", "uts", "cgroup"} {
+		path := "/proc/self/ns/" + kind
+		host, err := os.Readlink(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inside := b.bash("readlink " + path); inside == host {
+			t.Errorf("the sandbox shares the %s namespace of its worker", kind)
+		}
+	}
+}
+
 func testIsolatedProcesses(t *testing.T, newEngine Maker) {
 	hostMarker, otherMarker := newMarker(), newMarker()
 	host := exec.Command("sleep", "100000")
@@ -94,12 +111,13 @@ func testHostFilesNotWritten(t *testing.T, newEngine Maker) {
 		missing(t, path)
 		b.bad("bash", input{"command": "ls " + path})
 	}
-	a.do(toolCall("bash", input{"command": "rm -rf /usr/bin/env /etc/passwd; echo x >>/etc/hosts; chmod 777 /etc; chown 0:0 /usr"}))
-	for _, path := range []string{"/usr/bin/env", "/etc/passwd"} {
-		if _, err := os.Stat(path); err != nil {
-			t.Errorf("the host lost %s", path)
+	// Changing what is there must not go through either. The change is one
+	// that does no harm on the host of an engine that fails here.
+	a.do(toolCall("bash", input{"command": "touch -c -d 2001-01-01 /usr/bin/env /etc/passwd /etc /usr"}))
+	for _, path := range []string{"/usr/bin/env", "/etc/passwd", "/etc", "/usr"} {
+		if info, err := os.Stat(path); err != nil || info.ModTime().Year() == 2001 {
+			t.Errorf("the sandbox changed the host's %s (%v)", path, err)
 		}
-		b.bash("test -e " + path)
 	}
 	// The worker's own binary, which the sandbox's first process runs.
 	a.do(toolCall("bash", input{"command": "for exe in /proc/1/exe /proc/self/exe; do echo x >>$exe; dd if=/dev/zero of=$exe conv=notrunc bs=1 count=1; done"}))
@@ -267,7 +285,8 @@ func testKernelInterfaces(t *testing.T, newEngine Maker) {
 		"/proc/sys/kernel/hostname", "/proc/sys/fs/binfmt_misc/register", "/proc/irq/0/smp_affinity",
 		"/sys/kernel/uevent_helper", "/sys/power/state", "/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/memory/release_agent",
 	} {
-		b.bad("bash", input{"command": "echo x >" + path})
+		// Opened only: an engine that fails here shall not cost the host more.
+		b.bad("bash", input{"command": "[ $(stat -c %t:%T " + path + ") != 1:3 ] && true 3>>" + path})
 	}
 	for _, path := range []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg", "/proc/sched_debug", "/proc/scsi/scsi"} {
 		if r := b.do(toolCall("bash", input{"command": "head -c 16 " + path + " 2>/dev/null | wc -c"})); strings.TrimSpace(r.Text) != "0" {
@@ -312,6 +331,9 @@ func testOrphansReaped(t *testing.T, newEngine Maker) {
 }
 
 func testProcessLimit(t *testing.T, newEngine Maker) {
+	few := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{OpenFiles: 100}})
+	equal(t, "open files", few.bash("ulimit -n; ulimit -Hn"), "100\n100")
+
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{Processes: 60}})
 	marker := newMarker()
 	call := toolCall("bash", input{"command": "for i in $(seq 200); do (exec -a " + marker + " sleep 100000) & done; true", "timeout_ms": 5000})
@@ -327,6 +349,12 @@ func testProcessLimit(t *testing.T, newEngine Maker) {
 func testStubbornScratch(t *testing.T, newEngine Maker) {
 	b := newBox(t, newEngine)
 	marker := newMarker()
+	b.do(toolCall("bash", input{"command": "for d in /usr/local /etc /opt /tmp /var/lib; do echo x >$d/" + marker + "; done"}))
+	for _, dir := range []string{"/usr/local", "/etc", "/opt", "/tmp", "/var/lib"} {
+		if os.Remove(filepath.Join(dir, marker)) == nil {
+			t.Fatalf("what the sandbox writes to %s is on the host", dir)
+		}
+	}
 	b.do(toolCall("bash", input{"command": `for d in /usr/local /etc /opt /tmp $HOME /var/lib; do
 		mkdir -p $d/locked/in; echo x >$d/locked/in/f; ln -s /etc $d/locked/in/link; chmod 000 $d/locked/in $d/locked
 	done

@@ -122,12 +122,13 @@ func find(t *testing.T, engine sandbox.Engine, id string) *sandbox.Info {
 	return nil
 }
 
+// Limits may be more than an engine can enforce, never more than it can bear.
 func testLimits(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{
-		OpenFiles: 100, Processes: 200, MemoryBytes: 1 << 30, CPUs: 1, DiskBytes: 1 << 30,
+		OpenFiles: 100, Processes: 200, MemoryBytes: 1 << 30, CPUs: 0.5, DiskBytes: 1 << 30,
 	}})
-	equal(t, "open files", b.bash("ulimit -n; ulimit -Hn"), "100\n100")
 	equal(t, "works under limits", b.bash("seq 1 3 | sort -r | head -1"), "3")
+	b.ok("grep", input{"pattern": "x"})
 }
 
 func testManySandboxes(t *testing.T, newEngine Maker) {

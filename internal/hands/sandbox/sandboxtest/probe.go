@@ -3,9 +3,7 @@ package sandboxtest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -19,23 +17,7 @@ import (
 // a probe: tools that make the raw system calls are not on every host.
 func (b *box) installProbe() {
 	b.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	from, err := os.Open(self)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer from.Close()
-	to, err := os.OpenFile(b.hostPath("probe"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := to.Close(); err != nil {
+	if err := copyProgram("/proc/self/exe", b.hostPath("probe")); err != nil {
 		b.t.Fatal(err)
 	}
 }

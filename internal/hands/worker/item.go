@@ -1,0 +1,134 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/hands/sandbox"
+)
+
+// activation is one item being served.
+type activation struct {
+	*Worker
+	item  Item
+	wire  *wire // with the item's own credential
+	lease *lease
+	log   *slog.Logger
+	place place
+}
+
+// serve serves an item from claim to stop. What goes wrong is logged; the
+// error is for who serves one item only.
+func (w *Worker) serve(ctx context.Context, item Item) error {
+	log := w.Log.With("work", item.WorkID, "session", item.SessionID)
+	w.enter(item)
+	defer w.leave(item)
+	wire := w.wire.with(w.token(item))
+	a := &activation{Worker: w, item: item, wire: wire, lease: newLease(item, wire), log: log}
+
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The lease is kept through the teardown, and ends last.
+	beating, endLease := context.WithCancel(context.WithoutCancel(ctx))
+	defer endLease()
+	kept := make(chan error, 1)
+	go func() {
+		err := a.lease.keep(beating)
+		if err != nil {
+			cancel(err)
+		}
+		kept <- err
+	}()
+
+	began := time.Now()
+	err := a.run(running)
+	if cause := context.Cause(running); cause != nil && ctx.Err() == nil {
+		err = cause
+	}
+	endLease()
+	if leaseErr := <-kept; leaseErr != nil {
+		err = leaseErr
+	}
+	if errors.Is(err, errLost) {
+		log.Warn("lost the lease of a session; leaving it to whoever has it", "error", err)
+		return err
+	}
+	if stopErr := a.lease.stop(context.WithoutCancel(ctx)); stopErr != nil {
+		log.Warn("could not say that a session has been left; its lease will lapse", "error", stopErr)
+	}
+	if err != nil && !errors.Is(err, errStopped) {
+		log.Error("left a session", "error", err, "after", time.Since(began).Round(time.Millisecond))
+		return err
+	}
+	log.Info("left a session", "after", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+func (w *Worker) enter(item Item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.serving[item.WorkID] = item.SessionID
+}
+
+func (w *Worker) leave(item Item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.serving, item.WorkID)
+}
+
+// run does an item's work. Nothing of it is left when it returns.
+func (a *activation) run(ctx context.Context) (err error) {
+	if a.item.Kind != "session" {
+		return nil // a health check: to be claimed and stopped is all it asks for
+	}
+	if a.place, err = a.open(a.item.SessionID); err != nil {
+		return err
+	}
+	defer a.place.close()
+	// The sandbox starts while the session is still being looked up and the
+	// model is still thinking.
+	box := newBox(ctx, a.Engine, a.spec())
+	defer func() {
+		if e := box.close(context.WithoutCancel(ctx)); e != nil {
+			err = errors.Join(err, fmt.Errorf("destroy the sandbox: %w", e))
+		}
+	}()
+	var session api.Session
+	if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID), nil, nil, &session); err != nil {
+		return fmt.Errorf("read the session: %w", err)
+	}
+	if session.Status == api.SessionTerminated {
+		return nil
+	}
+	if err := checkResources(session.Resources); err != nil {
+		return err
+	}
+	a.downloadSkills(ctx, session.Agent.Skills)
+	return newRunner(a, box).run(ctx)
+}
+
+func (a *activation) spec() sandbox.Spec {
+	return sandbox.Spec{
+		ID: newID(), Workdir: a.place.work, Limits: a.Limits,
+		Labels: map[string]string{"session": a.item.SessionID, "work": a.item.WorkID},
+	}
+}
+
+// checkResources refuses what this worker would have to mount and cannot.
+func checkResources(resources []json.RawMessage) error {
+	for _, raw := range resources {
+		var r struct{ Type string }
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return fmt.Errorf("decode a resource of the session: %w", err)
+		}
+		if r.Type == "memory_store" {
+			return errors.New("the session has a memory store, which this worker cannot mount yet")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"hearth/api"
+)
+
+// Why a lease ends before its item does.
+var (
+	// errLost: another worker may hold the lease; nothing more may be said
+	// about the item, not even that it has stopped.
+	errLost = errors.New("the lease is lost")
+	// errStopped: the server wants the activation to end, and a confirmation.
+	errStopped = errors.New("the server has asked for a stop")
+)
+
+// lease keeps the heartbeat of one item.
+type lease struct {
+	item Item
+	wire *wire
+	ttl  atomic.Int64 // as last granted, in nanoseconds
+}
+
+// The bounds of the interval between beats, and the lease assumed before the
+// first is granted.
+const (
+	minBeat  = time.Second
+	maxBeat  = 30 * time.Second
+	firstTTL = time.Minute
+)
+
+func newLease(item Item, wire *wire) *lease {
+	l := &lease{item: item, wire: wire}
+	l.ttl.Store(int64(firstTTL))
+	return l
+}
+
+// lasts is how long the lease holds without a beat.
+func (l *lease) lasts() time.Duration { return time.Duration(l.ttl.Load()) }
+
+// keep beats until ctx ends, which is no error, or the lease does. The first
+// beat, at once, takes it.
+func (l *lease) keep(ctx context.Context) error {
+	expected := l.item.LastHeartbeat
+	if expected == "" {
+		expected = api.NoHeartbeat
+	}
+	granted := time.Now()
+	for {
+		interval := min(max(l.lasts()/2, minBeat), maxBeat)
+		began := time.Now()
+		beat, err := l.beat(ctx, expected, interval)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil && (!beat.LeaseExtended || beat.State == api.WorkStopping || beat.State == api.WorkStopped):
+			return errStopped
+		case err == nil:
+			granted, expected = time.Now(), beat.LastHeartbeat
+			if beat.TTLSeconds > 0 {
+				l.ttl.Store(beat.TTLSeconds * int64(time.Second))
+				interval = min(max(l.lasts()/2, minBeat), maxBeat)
+			}
+		case isStatus(err, http.StatusPreconditionFailed):
+			return errors.Join(errLost, err)
+		case !transient(err):
+			return errors.Join(errStopped, err)
+		case time.Since(granted) > l.lasts():
+			return errors.Join(errLost, err)
+		default:
+			interval = min(interval, minBeat) // soon again: the lease is running out
+		}
+		if sleep(ctx, max(interval-time.Since(began), 0)) != nil {
+			return nil
+		}
+	}
+}
+
+func (l *lease) beat(ctx context.Context, expected string, limit time.Duration) (api.Heartbeat, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var beat api.Heartbeat
+	err := l.wire.do(ctx, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/heartbeat", url.Values{"expected_last_heartbeat": {expected}}, nil, &beat)
+	return beat, err
+}
+
+// stopTimeout bounds the confirmation that an activation has ended.
+const stopTimeout = 10 * time.Second
+
+// stop says that the activation has ended. That it has already is no error.
+func (l *lease) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	err := l.wire.try(ctx, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/stop", nil, map[string]bool{"force": true}, nil)
+	if isStatus(err, http.StatusConflict) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+// place is a session's directory on this host, kept from one activation to the
+// next: its working directory, and marks of the calls begun in it.
+type place struct {
+	dir, work, begun string
+}
+
+var safeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+// open makes or finds a session's place. The names of sessions and calls come
+// from the server, and must not lead elsewhere.
+func (w *Worker) open(sessionID string) (place, error) {
+	if !safeName.MatchString(sessionID) {
+		return place{}, fmt.Errorf("session id %.100q cannot name a directory", sessionID)
+	}
+	dir := filepath.Join(w.StateDir, "sessions", sessionID)
+	p := place{dir: dir, work: filepath.Join(dir, "work"), begun: filepath.Join(dir, "begun")}
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{filepath.Dir(dir), 0o711}, {dir, 0o711}, {p.work, 0o755}, {p.begun, 0o700}} {
+		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return p, fmt.Errorf("make the session's directory: %w", err)
+		}
+	}
+	return p, p.touch()
+}
+
+// touch notes when the place was last used.
+func (p place) touch() error {
+	now := time.Now()
+	return os.Chtimes(p.dir, now, now)
+}
+
+func (p place) close() { _ = p.touch() } // only tidying depends on it
+
+// begin notes that a call is about to run. Again tells that it was begun before,
+// by a worker that was killed before the result was accepted.
+func (p place) begin(callID string) (again bool, err error) {
+	if !safeName.MatchString(callID) {
+		return false, fmt.Errorf("call id %.100q cannot name a file", callID)
+	}
+	f, err := os.OpenFile(filepath.Join(p.begun, callID), os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("note that a call begins: %w", err)
+	}
+	return false, f.Close()
+}
+
+// finish forgets a call whose result needs no more care.
+func (p place) finish(callID string) {
+	if safeName.MatchString(callID) {
+		_ = os.Remove(filepath.Join(p.begun, callID)) // it may be gone
+	}
+}
+
+// tidyEvery is how often directories of sessions long left are looked for.
+const tidyEvery = time.Hour
+
+// tidy removes the places of sessions not served for longer than KeepWorkdir,
+// until ctx ends.
+func (w *Worker) tidy(ctx context.Context) {
+	for {
+		w.tidyOnce()
+		if sleep(ctx, tidyEvery) != nil {
+			return
+		}
+	}
+}
+
+func (w *Worker) tidyOnce() {
+	root := filepath.Join(w.StateDir, "sessions")
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return // there are none yet
+	}
+	busy := map[string]bool{}
+	for _, session := range w.Status().Sessions {
+		busy[session] = true
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || busy[entry.Name()] || time.Since(info.ModTime()) < w.KeepWorkdir {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(root, entry.Name())); err != nil {
+			w.Log.Warn("could not remove the files of an old session", "session", entry.Name(), "error", err)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"time"
+
+	"hearth/api"
+)
+
+// poll claims items and passes them on until ctx ends. It holds a slot for each
+// item it passes on. It returns an error only when the server has refused the
+// worker for good.
+func (w *Worker) poll(ctx context.Context, slots chan struct{}, begin func(Item)) error {
+	failures := 0
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		item, err := w.claim(ctx)
+		if err == nil && item != nil {
+			failures = 0
+			begin(*item)
+			continue
+		}
+		<-slots
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			failures = 0
+			continue // the server has waited for us already
+		case !transient(err):
+			return fmt.Errorf("the server refuses this worker: %w", err)
+		}
+		failures++
+		pause := backoff(failures, time.Second, time.Minute, err)
+		w.Log.Warn("could not poll for work", "error", err, "failures", failures, "next_try_in", pause.Round(time.Millisecond))
+		if sleep(ctx, pause) != nil {
+			return nil
+		}
+	}
+}
+
+// block is how long the server may hold a poll, in milliseconds: the longest
+// the API allows.
+const block = "999"
+
+// claim polls once and acknowledges what it gets; nil when there is nothing.
+func (w *Worker) claim(ctx context.Context) (*Item, error) {
+	began := time.Now()
+	var work *api.Work
+	path := "/v1/environments/" + url.PathEscape(w.EnvironmentID) + "/work/poll"
+	if err := w.wire.do(ctx, "GET", path, url.Values{"block_ms": {block}}, nil, &work); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.lastPoll = time.Now()
+	w.mu.Unlock()
+	if work == nil || work.ID == "" {
+		// A server that does not hold polls must not be asked without pause.
+		if held := time.Since(began); held < 100*time.Millisecond {
+			return nil, sleep(ctx, 500*time.Millisecond)
+		}
+		return nil, nil
+	}
+	item := &Item{WorkID: work.ID, EnvironmentID: work.EnvironmentID, SessionID: work.Data.ID, Kind: work.Data.Type}
+	if work.Secret != nil {
+		item.Secret = *work.Secret
+	}
+	log := w.Log.With("work", item.WorkID, "session", item.SessionID)
+	if err := w.wire.try(ctx, "POST", workPath(item.EnvironmentID, item.WorkID)+"/ack", nil, nil, nil); err != nil {
+		// Not acknowledged, it is offered again, to us or another.
+		log.Warn("could not acknowledge a work item", "error", err)
+		return nil, err
+	}
+	log.Info("claimed a session")
+	return item, nil
+}

@@ -1,0 +1,352 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/hands/hand"
+)
+
+// runner runs the tool calls of one session. Its fields belong to the goroutine
+// of run; calls report to it over finished.
+type runner struct {
+	*activation
+	box      *box
+	finished chan finished
+
+	seen      map[string]bool  // ids of events handled
+	calls     map[string]*call // calls not yet done with, by id
+	order     []string         // their ids, oldest first
+	settled   map[string]bool  // calls answered or void, whose use may still be seen later
+	verdicts  map[string]bool  // confirmations: whether the call may run
+	caughtUp  bool             // the history has been read at least once
+	idle      bool             // the last thing that happened was the end of a turn
+	idleSince time.Time
+}
+
+// call is a tool call the worker is to answer.
+type call struct {
+	event   api.Event
+	held    bool // waits for a confirmation
+	running bool
+	cancel  context.CancelFunc // while running
+	result  *hand.Result       // once it has run; kept until it has been posted
+}
+
+// finished is how a call's goroutine ended.
+type finished struct {
+	id     string
+	result *hand.Result // nil when it did not run to its end
+	posted bool         // accepted, or refused for good
+	err    error        // the sandbox cannot be used
+}
+
+func newRunner(a *activation, b *box) *runner {
+	return &runner{
+		activation: a, box: b, finished: make(chan finished),
+		seen: map[string]bool{}, calls: map[string]*call{}, settled: map[string]bool{}, verdicts: map[string]bool{},
+	}
+}
+
+// handsTools are the tools this worker runs. Others are somebody else's to answer.
+var handsTools = map[string]bool{
+	api.ToolBash: true, api.ToolRead: true, api.ToolWrite: true, api.ToolEdit: true, api.ToolGlob: true, api.ToolGrep: true,
+}
+
+// errOver says that the session needs no hands any more.
+var errOver = errors.New("the session is over")
+
+// run runs calls until the session has been idle for long enough, is over, or
+// ctx ends; when the worker drains, until those that run have finished.
+func (r *runner) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	sightings := make(chan sighting, 64)
+	followed := make(chan error, 1)
+	go func() { followed <- r.follow(ctx, sightings) }()
+	defer func() {
+		cancel()
+		r.abandon()
+	}()
+	draining := r.draining
+	idle := time.NewTimer(time.Hour)
+	defer idle.Stop()
+	for {
+		if draining == nil && r.inFlight() == 0 {
+			return nil
+		}
+		if r.idle && len(r.calls) == 0 {
+			idle.Reset(max(0, r.MaxIdle-time.Since(r.idleSince)))
+		} else {
+			idle.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-draining:
+			draining = nil // no more calls are begun
+		case err := <-followed:
+			return err
+		case s := <-sightings:
+			if err := r.see(s); err != nil {
+				if errors.Is(err, errOver) {
+					return nil
+				}
+				return err
+			}
+		case f := <-r.finished:
+			if err := r.done(f); err != nil {
+				return err
+			}
+		case <-idle.C:
+			return nil
+		}
+		if r.caughtUp && draining != nil {
+			r.begin(ctx)
+		}
+	}
+}
+
+func (r *runner) inFlight() int {
+	n := 0
+	for _, c := range r.calls {
+		if c.running {
+			n++
+		}
+	}
+	return n
+}
+
+// abandon stops what runs and waits for it, so that nothing is posted later.
+func (r *runner) abandon() {
+	for _, c := range r.calls {
+		if c.running {
+			c.cancel()
+		}
+	}
+	for n := r.inFlight(); n > 0; n-- {
+		f := <-r.finished
+		r.calls[f.id].running = false
+	}
+}
+
+// see takes in what following has brought.
+func (r *runner) see(s sighting) error {
+	if s.caughtUp {
+		r.caughtUp = true
+		return nil
+	}
+	e := s.event
+	if e.ID == "" || e.ProcessedAt == nil && e.Type != api.EventAgentToolUse || r.seen[e.ID] {
+		return nil // a preview, an event still queued, or one seen before
+	}
+	r.seen[e.ID] = true
+	r.countdown(e)
+	switch e.Type {
+	case api.EventAgentToolUse:
+		r.route(e)
+	case api.EventUserToolConfirmation:
+		r.confirm(e)
+	case api.EventUserToolResult, api.EventAgentToolResult:
+		// Hearth lists the answers of its own workers in cloud environments as
+		// agent.tool_result; elsewhere that is how a denial is answered.
+		r.settle(e.ToolUseID)
+	case api.EventUserInterrupt:
+		if e.SessionThreadID == nil {
+			r.interrupt(*e.ProcessedAt)
+		}
+	case api.EventSessionStatusTerminated, api.EventSessionDeleted:
+		return errOver
+	}
+	return nil
+}
+
+// countdown begins at the end of a turn; whatever else happens ends it, but for
+// what changes nothing about whose turn it is.
+func (r *runner) countdown(e api.Event) {
+	switch {
+	case e.Type == api.EventUserToolConfirmation, e.Type == api.EventUserInterrupt:
+	case e.Type == api.EventSessionStatusIdle && (e.StopReason == nil || e.StopReason.Type != api.StopRequiresAction):
+		r.idle, r.idleSince = true, time.Now()
+	default:
+		r.idle = false
+	}
+}
+
+// route decides what becomes of a call: it runs, waits, or is not for us.
+func (r *runner) route(e api.Event) {
+	if !handsTools[e.Name] || r.settled[e.ID] {
+		return
+	}
+	allowed, judged := r.verdicts[e.ID]
+	switch {
+	case e.EvaluatedPermission == api.PermissionDeny, judged && !allowed:
+		return // the server answers it
+	case e.EvaluatedPermission == "", e.EvaluatedPermission == api.PermissionAllow:
+		allowed = true
+	}
+	r.calls[e.ID] = &call{event: e, held: !allowed}
+	r.order = append(r.order, e.ID)
+}
+
+func (r *runner) confirm(e api.Event) {
+	allowed := e.Result == "allow"
+	r.verdicts[e.ToolUseID] = allowed
+	c, ok := r.calls[e.ToolUseID]
+	switch {
+	case ok && allowed:
+		c.held = false
+	case ok:
+		r.settle(e.ToolUseID)
+	}
+}
+
+// settle drops a call that needs no answer any more. One that runs is stopped.
+func (r *runner) settle(id string) {
+	r.settled[id] = true
+	c, ok := r.calls[id]
+	if !ok {
+		return
+	}
+	if c.running {
+		c.cancel() // done drops it
+		return
+	}
+	r.drop(id)
+}
+
+func (r *runner) drop(id string) {
+	delete(r.calls, id)
+	r.place.finish(id)
+	for i, other := range r.order {
+		if other == id {
+			r.order = append(r.order[:i], r.order[i+1:]...)
+			return
+		}
+	}
+}
+
+// interrupt voids every call made up to then.
+func (r *runner) interrupt(at time.Time) {
+	for id, c := range r.calls {
+		if c.event.ProcessedAt == nil || !c.event.ProcessedAt.After(at) {
+			r.settle(id)
+		}
+	}
+}
+
+// begin starts the calls that may run, in the order they were made.
+func (r *runner) begin(ctx context.Context) {
+	for _, id := range r.order {
+		c := r.calls[id]
+		if c.held || c.running {
+			continue
+		}
+		var callCtx context.Context
+		callCtx, c.cancel = context.WithCancel(ctx)
+		c.running = true
+		go r.answer(callCtx, id, *c)
+	}
+}
+
+// done takes in how a call ended.
+func (r *runner) done(f finished) error {
+	c := r.calls[f.id]
+	c.running = false
+	c.cancel()
+	if f.err != nil {
+		return fmt.Errorf("run call %s: %w", f.id, f.err)
+	}
+	if f.result != nil {
+		c.result = f.result
+	}
+	if f.posted || r.settled[f.id] {
+		r.settled[f.id] = true
+		r.drop(f.id)
+	}
+	// What was not posted within the life of the lease is posted again, as it
+	// is, at the next turn of the loop.
+	return nil
+}
+
+// answer runs a call, unless it has run already, and posts its result.
+func (r *runner) answer(ctx context.Context, id string, c call) {
+	f := finished{id: id, result: c.result}
+	if f.result == nil {
+		f.result, f.err = r.execute(ctx, c.event)
+	}
+	if f.result != nil && ctx.Err() == nil {
+		f.posted = r.post(ctx, id, *f.result)
+	}
+	if ctx.Err() != nil {
+		f.err = nil // it was stopped, which says nothing of the sandbox
+	}
+	r.finished <- f
+}
+
+// execute runs a call in the sandbox. A call that an earlier life of this
+// worker began, and whose result was not accepted, is not run a second time:
+// the model is told, and decides.
+func (r *runner) execute(ctx context.Context, e api.Event) (*hand.Result, error) {
+	again, err := r.place.begin(e.ID)
+	if err != nil {
+		return nil, err
+	}
+	if again {
+		return failure(e.ID, "The worker was stopped while this call ran. It may have run in part or as a whole; look before you repeat it. The shell session is a new one."), nil
+	}
+	began := time.Now()
+	result, lost, err := r.box.call(ctx, hand.Call{ID: e.ID, Tool: e.Name, Input: e.Input, Timeout: r.CallTimeout})
+	switch {
+	case ctx.Err() != nil:
+		r.log.Info("a call was stopped", "call", e.ID, "tool", e.Name)
+		return nil, ctx.Err()
+	case lost:
+		r.log.Warn("the sandbox was lost under a call", "call", e.ID, "tool", e.Name, "error", err)
+		return failure(e.ID, "The sandbox was lost while this call ran, and a new one has been started. Files in the working directory are as they were; the shell session, background jobs and everything outside the working directory are gone."), nil
+	case err != nil:
+		r.place.finish(e.ID)
+		return nil, err
+	}
+	r.log.Debug("ran a call", "call", e.ID, "tool", e.Name, "error", result.IsError, "took", time.Since(began).Round(time.Microsecond))
+	return &result, nil
+}
+
+func failure(id, text string) *hand.Result { return &hand.Result{ID: id, IsError: true, Text: text} }
+
+// postAttempt bounds one attempt to post a result.
+const postAttempt = 15 * time.Second
+
+// post posts a result until it is accepted or refused, which is true, or the
+// lease's time is up, which is false.
+func (r *runner) post(ctx context.Context, id string, result hand.Result) bool {
+	body := map[string]any{"events": []any{map[string]any{
+		"type": api.EventUserToolResult, "tool_use_id": id, "is_error": result.IsError, "content": []api.Block{api.TextBlock(result.Text)},
+	}}}
+	deadline := time.Now().Add(r.lease.lasts())
+	for n := 1; ; n++ {
+		attempt, cancel := context.WithTimeout(ctx, postAttempt)
+		err := r.wire.do(attempt, "POST", sessionPath(r.item.SessionID)+"/events", nil, body, nil)
+		cancel()
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() != nil:
+			return false
+		case !transient(err):
+			// Somebody else answered, or the call was interrupted.
+			r.log.Warn("a result was refused", "call", id, "error", err)
+			return true
+		}
+		pause := backoff(n, time.Second, 30*time.Second, err)
+		if time.Now().Add(pause).After(deadline) {
+			r.log.Warn("could not post a result; trying again later", "call", id, "error", err)
+			return false
+		}
+		if sleep(ctx, pause) != nil {
+			return false
+		}
+	}
+}

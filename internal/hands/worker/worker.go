@@ -1,0 +1,249 @@
+// Package worker is the hands' outer half: it claims sessions from an
+// environment's queue, keeps their leases, runs their tool calls in sandboxes
+// and posts the results. It speaks to any server of the Managed Agents API,
+// ours or another. It owns its state directory and may call sandbox and hand.
+package worker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/hands/sandbox"
+)
+
+// Config of a Worker; zero fields take the defaults named.
+type Config struct {
+	// BaseURL is the server's address. Required.
+	BaseURL string
+	// EnvironmentID is the environment whose queue is served. Required.
+	EnvironmentID string
+	// EnvironmentKey authenticates polls, and whatever an item without a
+	// secret of its own needs. Required by Run.
+	EnvironmentKey string
+	// Engine makes sandboxes. Required.
+	Engine sandbox.Engine
+	// StateDir holds sessions' working directories and what the worker must
+	// remember over a crash. Required.
+	StateDir string
+	// Limits bound each sandbox. Default none.
+	Limits sandbox.Limits
+	// MaxSessions is how many sessions are served at once. Default 8.
+	MaxSessions int
+	// MaxIdle is how long the worker stays with a session whose turn has
+	// ended. Default 60 s.
+	MaxIdle time.Duration
+	// Drain is how long running calls may take to finish once Run's context
+	// has ended. Default 30 s.
+	Drain time.Duration
+	// CallTimeout bounds one tool call. Default 120 s.
+	CallTimeout time.Duration
+	// KeepWorkdir is how long a session's files are kept after its last
+	// activation. Default 24 h.
+	KeepWorkdir time.Duration
+	// WorkerID names the worker to the server. Default host name and a random part.
+	WorkerID string
+	// HTTPClient makes every request. Default: one that keeps connections.
+	HTTPClient *http.Client
+	// Log. Default slog.Default().
+	Log *slog.Logger
+}
+
+// Worker serves one environment.
+type Worker struct {
+	Config
+	wire     *wire         // with the environment key
+	draining chan struct{} // closed when no more work is to be begun
+
+	mu       sync.Mutex
+	serving  map[string]string // session by work item; guarded by mu
+	lastPoll time.Time         // the last poll that was answered; guarded by mu
+}
+
+// New makes a worker. It touches nothing yet.
+func New(cfg Config) (*Worker, error) {
+	for name, missing := range map[string]bool{
+		"BaseURL": cfg.BaseURL == "", "EnvironmentID": cfg.EnvironmentID == "", "Engine": cfg.Engine == nil, "StateDir": cfg.StateDir == "",
+	} {
+		if missing {
+			return nil, fmt.Errorf("worker: %s is required", name)
+		}
+	}
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = 8
+	}
+	for _, d := range []struct {
+		field    *time.Duration
+		fallback time.Duration
+	}{{&cfg.MaxIdle, time.Minute}, {&cfg.Drain, 30 * time.Second}, {&cfg.CallTimeout, 2 * time.Minute}, {&cfg.KeepWorkdir, 24 * time.Hour}} {
+		if *d.field == 0 {
+			*d.field = d.fallback
+		}
+	}
+	if cfg.WorkerID == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "worker"
+		}
+		cfg.WorkerID = host + "-" + newID()[16:]
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.HTTPClient == nil {
+		cfg.HTTPClient = &http.Client{Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 15 * time.Second,
+			MaxIdleConnsPerHost: 4 * cfg.MaxSessions,
+			IdleConnTimeout:     90 * time.Second,
+			ForceAttemptHTTP2:   true,
+		}}
+	}
+	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[string]string{}}
+	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
+	return w, nil
+}
+
+// newID makes the 26 lowercase characters that name a sandbox.
+func newID() string { return strings.TrimPrefix(api.NewID("sandbox"), "sandbox_") }
+
+// Status is what a worker is doing.
+type Status struct {
+	// Sessions are those being served.
+	Sessions []string
+	// LastPoll is when the server last answered a poll; zero for never.
+	LastPoll time.Time
+}
+
+// Status reports what the worker is doing.
+func (w *Worker) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Status{Sessions: slices.Sorted(maps.Values(w.serving)), LastPoll: w.lastPoll}
+}
+
+// Run serves the queue until ctx ends, and then drains: it begins no more work,
+// lets running calls finish, and hands back what it cannot. It returns early
+// only when the server refuses the worker for good.
+func (w *Worker) Run(ctx context.Context) error {
+	if w.EnvironmentKey == "" {
+		return errors.New("worker: EnvironmentKey is required")
+	}
+	if err := w.reap(ctx); err != nil {
+		return err
+	}
+	// Work outlives ctx by the time draining takes.
+	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	var items sync.WaitGroup
+	slots := make(chan struct{}, w.MaxSessions)
+	go w.tidy(ctx)
+	w.Log.Info("serving", "environment", w.EnvironmentID, "server", w.BaseURL, "engine", w.Engine.Name(), "worker", w.WorkerID, "max_sessions", w.MaxSessions)
+	err := w.poll(ctx, slots, func(item Item) {
+		items.Go(func() {
+			defer func() { <-slots }()
+			w.serve(working, item)
+		})
+	})
+	close(w.draining)
+	w.Log.Info("draining", "sessions", len(w.Status().Sessions), "at_most", w.Drain)
+	timer := time.AfterFunc(w.Drain, abandon)
+	defer timer.Stop()
+	items.Wait()
+	return err
+}
+
+// Item is a claimed work item.
+type Item struct {
+	WorkID, EnvironmentID, SessionID string
+	// Kind is the type of the item's data; only "session" items are served.
+	Kind string
+	// Secret is the item's own credential, as polled; it may be empty.
+	Secret string
+	// LastHeartbeat continues a lease that another process has begun.
+	LastHeartbeat string
+}
+
+// ItemFromEnvironment reads the item a dispatcher has claimed for this process
+// from the official variables. Empty ones count as absent.
+func ItemFromEnvironment(getenv func(string) string) (Item, error) {
+	item := Item{
+		WorkID: getenv("ANTHROPIC_WORK_ID"), EnvironmentID: getenv("ANTHROPIC_ENVIRONMENT_ID"), SessionID: getenv("ANTHROPIC_SESSION_ID"),
+		Kind: "session", Secret: getenv("ANTHROPIC_WORK_SECRET"), LastHeartbeat: getenv("ANTHROPIC_WORK_LAST_HEARTBEAT"),
+	}
+	for _, v := range []struct{ name, value string }{
+		{"ANTHROPIC_WORK_ID", item.WorkID}, {"ANTHROPIC_ENVIRONMENT_ID", item.EnvironmentID}, {"ANTHROPIC_SESSION_ID", item.SessionID},
+	} {
+		if v.value == "" {
+			return item, fmt.Errorf("%s is not set; this command serves an item somebody else has claimed", v.name)
+		}
+	}
+	return item, nil
+}
+
+// RunOne serves one claimed item and returns when it is done with.
+func (w *Worker) RunOne(ctx context.Context, item Item) error {
+	if w.token(item) == "" {
+		return errors.New("worker: the item has no usable secret, and there is no environment key")
+	}
+	if err := w.reap(ctx); err != nil {
+		return err
+	}
+	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	drain := context.AfterFunc(ctx, func() {
+		close(w.draining)
+		time.AfterFunc(w.Drain, abandon)
+	})
+	defer drain()
+	return w.serve(working, item)
+}
+
+// token is the credential for everything about an item: its own, or the
+// environment's.
+func (w *Worker) token(item Item) string {
+	if item.Secret == "" {
+		return w.EnvironmentKey
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.NewReplacer("+", "-", "/", "_").Replace(item.Secret), "="))
+	var secret api.WorkSecret
+	if err != nil || json.Unmarshal(raw, &secret) != nil || secret.SessionsToken == "" {
+		w.Log.Warn("the item's secret cannot be used; using the environment key", "work", item.WorkID)
+		return w.EnvironmentKey
+	}
+	return secret.SessionsToken
+}
+
+// reap destroys the sandboxes that workers who are gone have left behind.
+func (w *Worker) reap(ctx context.Context) error {
+	if err := os.MkdirAll(w.StateDir, 0o711); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	left, err := w.Engine.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list sandboxes left behind: %w", err)
+	}
+	for _, s := range left {
+		if s.OwnerAlive {
+			continue
+		}
+		if err := w.Engine.Destroy(ctx, s.ID); err != nil {
+			return fmt.Errorf("destroy a sandbox left behind: %w", err)
+		}
+		w.Log.Info("destroyed a sandbox that an earlier worker left behind", "sandbox", s.ID, "session", s.Labels["session"])
+	}
+	return nil
+}
