@@ -265,4 +265,12 @@ func testManyCalls(t *testing.T, newEngine Maker) {
 		})
 	}
 	wg.Wait()
+	for i := range 100 {
+		// A name may be used again once its call has been answered.
+		call := toolCall("bash", input{"command": "true"})
+		call.ID = "again"
+		if r, err := b.Call(t.Context(), call); err != nil || r.IsError {
+			t.Fatalf("call %d of one name: %q, %v", i, r.Text, err)
+		}
+	}
 }
