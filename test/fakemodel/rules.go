@@ -100,7 +100,7 @@ func parseContent(at, place string, raw json.RawMessage) ([]Block, error) {
 		if text == "" {
 			return nil, nil
 		}
-		return []Block{{Type: "text", Text: text, raw: raw}}, checkText(at, text)
+		return []Block{{Type: "text", Text: text, raw: raw}}, checkText(at, place, text, false)
 	}
 	var list []json.RawMessage
 	if json.Unmarshal(raw, &list) != nil {
@@ -133,16 +133,13 @@ func parseBlock(at, place string, raw json.RawMessage) (Block, error) {
 	if err := checkFields(at+"."+b.Type, fields, shapes[b.Type]); err != nil {
 		return b, err
 	}
-	return b, b.check(at, fields)
+	return b, b.check(at, place, fields)
 }
 
-func (b *Block) check(at string, fields map[string]json.RawMessage) error {
+func (b *Block) check(at, place string, fields map[string]json.RawMessage) error {
 	switch b.Type {
 	case "text":
-		if b.Text == "" && b.CacheControl != nil {
-			return refuse("%s: cache_control cannot be set for empty text blocks", at)
-		}
-		return checkText(at, b.Text)
+		return checkText(at, place, b.Text, b.CacheControl != nil)
 	case "image":
 		return checkSource(at+".image.source", b.Source, "image/jpeg", "image/png", "image/gif", "image/webp")
 	case "document":
@@ -175,11 +172,14 @@ func (b *Block) check(at string, fields map[string]json.RawMessage) error {
 	return nil
 }
 
-func checkText(at, text string) error {
+// checkText refuses text that says nothing. A tool may well print blanks only.
+func checkText(at, place, text string, marked bool) error {
 	switch {
+	case text == "" && marked:
+		return refuse("%s: cache_control cannot be set for empty text blocks", at)
 	case text == "":
 		return refuse("%s: text content blocks must be non-empty", at)
-	case strings.TrimSpace(text) == "":
+	case place != "tool_result" && strings.TrimSpace(text) == "":
 		return refuse("%s: text content blocks must contain non-whitespace text", at)
 	}
 	return nil
