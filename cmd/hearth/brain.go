@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -62,7 +62,8 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	loop     *loop.Loop
-	handler  http.Handler
+	// modelName says what thinks.
+	modelName string
 }
 
 // openBrain opens the database and assembles the brain; close ends it.
@@ -104,41 +105,97 @@ func (b *brain) assemble(ctx context.Context) (err error) {
 		return err
 	}
 	b.sessions.UseQueue(b.queue)
+	if b.agents, err = agent.New(ctx, b.db); err != nil {
+		return err
+	}
+	if b.envs, err = environment.New(ctx, b.db); err != nil {
+		return err
+	}
+	if b.keys, err = auth.New(ctx, b.db, b.envs, b.queue); err != nil {
+		return err
+	}
+	b.modelName = adapter.Name()
+	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
+}
+
+// operatorKey is the API key the operator gave, or one made at the first start
+// and kept in the data directory.
+func (b *brain) operatorKey(ctx context.Context) (string, error) {
+	key := os.Getenv("HEARTH_API_KEY")
+	path := filepath.Join(b.cfg.data, "api-key")
+	if key == "" {
+		kept, err := readSecretFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			kept = secret.New(secret.PrefixAPIKey)
+			err = os.WriteFile(path, []byte(kept+"\n"), 0o600)
+			b.cfg.log.Info("made an API key", "file", path)
+		}
+		if err != nil {
+			return "", fmt.Errorf("the server's API key: %w", err)
+		}
+		key = kept
+	}
+	return key, b.keys.EnsureAPIKey(ctx, "operator", key)
 }
 
 // adapter picks what thinks.
 func (b *brain) adapter() (model.Adapter, error) {
-	key := firstOf(os.Getenv("HEARTH_MODEL_API_KEY"))
-	name := b.cfg.model
-	if name == "" {
-		name = "rehearsal"
-		if key != "" {
-			name = "anthropic"
-		}
-	}
-	switch name {
-	case "rehearsal":
+	key := os.Getenv(modelKey)
+	switch name := b.cfg.thinksWith(); name {
+	case modelRehearsal:
 		return rehearsal.New(), nil
-	case "anthropic":
+	case modelAnthropic:
 		if key == "" {
 			return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
 		}
 		return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
+	default:
+		return nil, usageError("--model: %q is not one of %s, %s", name, modelRehearsal, modelAnthropic)
 	}
-	return nil, usageError("--model: %q is not one of rehearsal, anthropic", name)
+}
+
+// What can think, and the variable with its key.
+const (
+	modelRehearsal = "rehearsal"
+	modelAnthropic = "anthropic"
+	modelKey       = "HEARTH_MODEL_API_KEY"
+)
+
+// thinksWith is the model chosen, or what the presence of a key suggests.
+func (c brainConfig) thinksWith() string {
+	switch {
+	case c.model != "":
+		return c.model
+	case os.Getenv(modelKey) != "":
+		return modelAnthropic
+	}
+	return modelRehearsal
 }
 
 // run serves until ctx ends, then finishes what is in flight.
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
+	handler := server.New(server.Config{
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue,
+		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+	})
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
-	group.Go(func() error { return server.Serve(ctx, listener, b.handler) })
-	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
+	return group.Wait()
 }
 
 func (b *brain) close() error { return b.db.Close() }
+
+// baseURL is the address at which this host reaches a listener.
+func baseURL(listener net.Listener) string {
+	host, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		return "http://" + listener.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}

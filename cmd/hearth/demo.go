@@ -48,7 +48,10 @@ func newDemo() *cobra.Command {
 				return err
 			}
 			defer os.RemoveAll(dir)
-			dev := devConfig{listen: "127.0.0.1:0", data: dir, engine: engine, log: log}
+			dev := devConfig{
+				brain: brainConfig{listen: "127.0.0.1:0", data: dir, model: modelRehearsal, log: log},
+				hands: handsConfig{engine: engine},
+			}
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				d := demo{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: asJSON, isolated: engine != engineProcess, dir: dir}
 				return d.run(ctx, client.New(info.BaseURL, info.APIKey), info)

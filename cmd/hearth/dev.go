@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -59,22 +57,22 @@ func newDev() *cobra.Command {
 	}
 	dev.brain.register(cmd.Flags())
 	logs.register(cmd.Flags(), "warn")
-	registerEngine(cmd.Flags(), &dev.engine)
+	dev.hands.register(cmd.Flags())
 	return cmd
 }
 
 // devConfig is a brain and hands in one process.
 type devConfig struct {
-	brain  brainConfig
-	engine string
+	brain brainConfig
+	hands handsConfig
 }
 
 // run starts both halves, calls use once they are ready, and stops them when
 // use returns or ctx ends.
 func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) error) error {
+	d.hands.stateDir, d.hands.log = filepath.Join(d.brain.data, "worker"), d.brain.log
 	// The engine comes first: where it cannot work, nothing should be made.
-	hands, err := d.hands(ctx)
-	if err != nil {
+	if _, err := newEngine(ctx, d.hands.engine, d.hands.stateDir, d.hands.log); err != nil {
 		return err
 	}
 	b, err := openBrain(ctx, d.brain)
@@ -93,13 +91,20 @@ func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) e
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return b.runWithHands(ctx, listener, hands) })
+	group.Go(func() error {
+		return b.runWithHands(ctx, listener, serveInfo{BaseURL: baseURL(listener), APIKey: key}, d.hands)
+	})
 	group.Go(func() error {
 		defer stop()
 		info, err := d.furnish(ctx, devInfo{BaseURL: baseURL(listener), APIKey: key})
 		if err != nil {
 			return err
 		}
+		w, err := d.hands.open(ctx, target{baseURL: info.BaseURL, environmentID: info.EnvironmentID, key: info.EnvironmentKey})
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return w.Run(ctx) })
 		path := filepath.Join(d.brain.data, "dev.json")
 		if err := writePrivate(path, info); err != nil {
 			return err
@@ -108,4 +113,73 @@ func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) e
 		return use(ctx, info)
 	})
 	return group.Wait()
+}
+
+// The names of what hearth dev makes at its first start.
+const (
+	devName = "dev"
+	keyFile = "environment-key"
+)
+
+// furnish finds or makes the agent, the environment and its key.
+func (d devConfig) furnish(ctx context.Context, info devInfo) (devInfo, error) {
+	c := client.New(info.BaseURL, info.APIKey)
+	var environments api.Page[api.Environment]
+	if err := c.Do(ctx, http.MethodGet, "v1/environments?limit=100", nil, &environments); err != nil {
+		return info, err
+	}
+	for _, e := range environments.Data {
+		if e.Name == devName {
+			info.EnvironmentID = e.ID
+		}
+	}
+	if info.EnvironmentID == "" {
+		var made api.Environment
+		body := map[string]any{"name": devName, "config": map[string]string{"type": api.EnvironmentSelfHosted}}
+		if err := c.Do(ctx, http.MethodPost, "v1/environments", body, &made); err != nil {
+			return info, err
+		}
+		info.EnvironmentID = made.ID
+	}
+	var agents api.Page[api.Agent]
+	if err := c.Do(ctx, http.MethodGet, "v1/agents?limit=100", nil, &agents); err != nil {
+		return info, err
+	}
+	for _, a := range agents.Data {
+		if a.Name == devName {
+			info.AgentID = a.ID
+		}
+	}
+	if info.AgentID == "" {
+		var made api.Agent
+		body := map[string]any{"name": devName, "model": d.model(), "tools": []api.Tool{{Type: api.ToolTypeAgentToolset}}}
+		if err := c.Do(ctx, http.MethodPost, "v1/agents", body, &made); err != nil {
+			return info, err
+		}
+		info.AgentID = made.ID
+	}
+	key, err := d.environmentKey(ctx, c, info.EnvironmentID)
+	info.EnvironmentKey = key
+	return info, err
+}
+
+// environmentKey is the key kept from an earlier start, or a new one.
+func (d devConfig) environmentKey(ctx context.Context, c *client.Client, environmentID string) (string, error) {
+	path := filepath.Join(d.brain.data, keyFile)
+	if kept, err := readSecretFile(path); err == nil {
+		return kept, nil
+	}
+	key, err := c.CreateKey(ctx, environmentID, client.KeyParams{Name: devName})
+	if err != nil {
+		return "", err
+	}
+	return key.Key, os.WriteFile(path, []byte(key.Key+"\n"), 0o600)
+}
+
+// model is the model of the agent hearth dev makes.
+func (d devConfig) model() string {
+	if d.brain.thinksWith() == modelAnthropic {
+		return "claude-sonnet-5"
+	}
+	return modelRehearsal
 }

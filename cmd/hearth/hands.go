@@ -3,13 +3,19 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 
+	"hearth/api"
+	"hearth/internal/brain/auth"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/process"
+	"hearth/internal/hands/worker"
 )
 
 // The engines there are.
@@ -38,4 +44,84 @@ func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sa
 		return nil, usageError("the %s engine does not work on this host: %w", name, err)
 	}
 	return engine, nil
+}
+
+// target is a queue to serve.
+type target struct{ baseURL, environmentID, key string }
+
+// open makes a worker for a queue.
+func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error) {
+	engine, err := newEngine(ctx, h.engine, h.stateDir, h.log)
+	if err != nil {
+		return nil, err
+	}
+	return worker.New(worker.Config{
+		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
+		Engine: engine, StateDir: h.stateDir, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Drain: h.drain, Log: h.log,
+	})
+}
+
+// runWithHands serves the brain and, with workers built in, its cloud
+// environments. The workers use the API like any other.
+func (b *brain) runWithHands(ctx context.Context, listener net.Listener, info serveInfo, hands handsConfig) error {
+	group, ctx := errgroup.WithContext(ctx)
+	// The server goes last, so that the workers can hand back what they hold.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group.Go(func() error { return b.run(serving, listener) })
+	group.Go(func() error {
+		defer stop()
+		return b.serveCloud(ctx, info.BaseURL, hands)
+	})
+	return group.Wait()
+}
+
+// cloudEvery is how often new cloud environments are looked for.
+const cloudEvery = time.Second
+
+// serveCloud runs a worker for each cloud environment until ctx ends.
+func (b *brain) serveCloud(ctx context.Context, baseURL string, hands handsConfig) error {
+	group, ctx := errgroup.WithContext(ctx)
+	served := map[string]bool{}
+	for ctx.Err() == nil {
+		environments, _, err := b.envs.List(ctx, auth.DefaultWorkspace, "", 1000, false)
+		if err != nil && ctx.Err() == nil {
+			hands.log.Error("could not list environments", "error", err)
+		}
+		for _, e := range environments {
+			if e.Config.Type != api.EnvironmentCloud || served[e.ID] {
+				continue
+			}
+			served[e.ID] = true
+			group.Go(func() error { return b.serveEnvironment(ctx, baseURL, e.ID, hands) })
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(cloudEvery):
+		}
+	}
+	return group.Wait()
+}
+
+// serveEnvironment runs a built-in worker with a key of its own, good for the
+// life of this process.
+func (b *brain) serveEnvironment(ctx context.Context, baseURL, environmentID string, hands handsConfig) error {
+	key, err := b.envs.CreateKey(ctx, auth.DefaultWorkspace, environmentID, "built-in worker", nil)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if _, err := b.envs.RevokeKey(context.WithoutCancel(ctx), auth.DefaultWorkspace, environmentID, key.ID); err != nil {
+			hands.log.Warn("could not revoke the built-in worker's key", "error", err)
+		}
+	}()
+	w, err := hands.open(ctx, target{baseURL: baseURL, environmentID: environmentID, key: key.Key})
+	if err != nil {
+		return err
+	}
+	if err := w.Run(ctx); err != nil {
+		// An environment that was deleted takes its key with it.
+		hands.log.Warn("a built-in worker has ended", "environment", environmentID, "error", err)
+	}
+	return nil
 }

@@ -26,10 +26,10 @@ whoever takes over, and exits.`
 
 func newServe() *cobra.Command {
 	var (
-		cfg    brainConfig
-		logs   logFlags
-		hands  bool
-		engine string
+		cfg     brainConfig
+		logs    logFlags
+		hands   bool
+		builtIn handsConfig
 	)
 	cmd := &cobra.Command{
 		Use:     "serve",
@@ -45,13 +45,13 @@ func newServe() *cobra.Command {
 				return err
 			}
 			cfg.log = log
-			return serve(cmd.Context(), cfg, hands, engine)
+			return serve(cmd.Context(), cfg, hands, builtIn)
 		},
 	}
 	cfg.register(cmd.Flags())
 	logs.register(cmd.Flags(), "info")
 	cmd.Flags().BoolVar(&hands, "hands", false, "serve cloud environments with built-in workers")
-	registerEngine(cmd.Flags(), &engine)
+	builtIn.register(cmd.Flags())
 	return cmd
 }
 
@@ -62,7 +62,13 @@ type serveInfo struct {
 	PID     int    `json:"pid"`
 }
 
-func serve(ctx context.Context, cfg brainConfig, hands bool, engine string) error {
+func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig) error {
+	builtIn.stateDir, builtIn.log = filepath.Join(cfg.data, "worker"), cfg.log
+	if hands {
+		if _, err := newEngine(ctx, builtIn.engine, builtIn.stateDir, cfg.log); err != nil {
+			return err
+		}
+	}
 	b, err := openBrain(ctx, cfg)
 	if err != nil {
 		return err
@@ -81,9 +87,9 @@ func serve(ctx context.Context, cfg brainConfig, hands bool, engine string) erro
 		return err
 	}
 	defer os.Remove(filepath.Join(cfg.data, "serve.json"))
-	cfg.log.Info("serving", "address", listener.Addr().String(), "model", b.loop.ModelName(), "version", version())
+	cfg.log.Info("serving", "address", listener.Addr().String(), "model", b.modelName, "version", version())
 	if !hands {
 		return b.run(ctx, listener)
 	}
-	return b.runWithHands(ctx, listener, handsConfig{engine: engine, stateDir: filepath.Join(cfg.data, "worker"), log: cfg.log})
+	return b.runWithHands(ctx, listener, info, builtIn)
 }

@@ -23,6 +23,9 @@ type Config struct {
 	Workdir string
 	// Env is the whole environment of the session's shell.
 	Env []string
+	// Init says that this process is the first of its pid namespace, and so has
+	// to reap what its orphans leave.
+	Init bool
 }
 
 // tool runs one call. What it returns is shown to the model; an error is its
@@ -39,6 +42,9 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	defer root.Close()
 	files := &files{root: root, workdir: root.Name()}
 	shell := &shell{workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill}
+	if cfg.Init {
+		shell.orphans = newOrphans(ctx)
+	}
 	defer shell.close()
 	s := server{
 		out:   frameWriter{w: w},

@@ -24,6 +24,7 @@ type shell struct {
 	workdir string
 	env     []string
 	spill   func(text string) (path string, err error)
+	orphans *orphans // nil unless this process is an init
 
 	turn sync.Mutex // one command at a time
 	bash *bash      // guarded by turn; nil before the first command and after the shell has ended
@@ -67,7 +68,7 @@ func (s *shell) bashTool(ctx context.Context, input json.RawMessage) (string, er
 		return "", errors.New("[cancelled before it began]")
 	}
 	if s.bash == nil {
-		b, err := startBash(s.workdir, s.env)
+		b, err := startBash(s.workdir, s.env, s.orphans)
 		if err != nil {
 			return "", fmt.Errorf("bash: %w", err)
 		}
@@ -155,7 +156,7 @@ type bash struct {
 // statusFD is where bash keeps the descriptor for statuses.
 const statusFD = "61"
 
-func startBash(workdir string, env []string) (*bash, error) {
+func startBash(workdir string, env []string, orphans *orphans) (*bash, error) {
 	var files []*os.File
 	pipe := func() (r, w *os.File, err error) {
 		r, w, err = os.Pipe()
@@ -179,7 +180,7 @@ func startBash(workdir string, env []string) (*bash, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = commandsR, outputW, outputW
 	cmd.ExtraFiles = []*os.File{statusW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := orphans.start(cmd); err != nil {
 		closeAll()
 		return nil, err
 	}
@@ -192,6 +193,7 @@ func startBash(workdir string, env []string) (*bash, error) {
 	go b.output.read(outputR)
 	go func() {
 		_ = cmd.Wait() // its status is read from ProcessState
+		orphans.forget(cmd.Process.Pid)
 		close(b.ended)
 	}()
 	_, err := fmt.Fprintf(commandsW, "exec %s>&3 3>&-\n", statusFD)

@@ -23,10 +23,10 @@ type Child struct {
 	destroyed   error // set by once
 }
 
-// Start starts cmd as the hand of a sandbox and waits until it is ready.
-// Started is called once the process exists. Destroy frees what the engine
-// holds; it is called once the child has ended.
-func Start(ctx context.Context, spec Spec, workdir string, cmd *exec.Cmd, started func(pid int) error, destroy func(context.Context) error) (*Child, error) {
+// Start starts cmd, by launch, as the hand of a sandbox and waits until it is
+// ready. Started is called once the process exists. Destroy frees what the
+// engine holds; it is called once the child has ended.
+func Start(ctx context.Context, spec Spec, workdir string, cmd *exec.Cmd, launch func() error, started func(pid int) error, destroy func(context.Context) error) (*Child, error) {
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func Start(ctx context.Context, spec Spec, workdir string, cmd *exec.Cmd, starte
 	}
 	notes := &tail{}
 	cmd.Stderr = notes
-	if err := cmd.Start(); err != nil {
+	if err := launch(); err != nil {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
 	p := &Child{id: spec.ID, workdir: workdir, cmd: cmd, stdin: stdin, waited: make(chan struct{}), destroy: destroy}

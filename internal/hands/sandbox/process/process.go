@@ -77,7 +77,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		}
 		return e.dir.Save(r)
 	}
-	s, err := sandbox.Start(ctx, spec, workdir, cmd, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+	s, err := sandbox.Start(ctx, spec, workdir, cmd, cmd.Start, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
 	if err != nil {
 		return nil, errors.Join(err, e.Destroy(context.WithoutCancel(ctx), spec.ID))
 	}

@@ -142,6 +142,9 @@ func testManySandboxes(t *testing.T, newEngine Maker) {
 		wg.Go(func() { boxes[i] = createBox(t, engine, state, sandbox.Spec{Workdir: work}) })
 	}
 	wg.Wait()
+	if t.Failed() {
+		return
+	}
 	for i, b := range boxes {
 		wg.Go(func() {
 			b.do(toolCall("bash", input{"command": fmt.Sprintf("mine=%d; echo %d >mine", i, i)}))

@@ -101,6 +101,7 @@ func ExerciseIsolation(t *testing.T, newEngine Maker) {
 		{"devices", testDevices},
 		{"kernel interfaces", testKernelInterfaces},
 		{"setuid files in the workdir", testWorkdirSetuid},
+		{"the host's users", testHostUserStays},
 		{"killing everything", testKillEverything},
 		{"orphans are reaped", testOrphansReaped},
 		{"process limit", testProcessLimit},

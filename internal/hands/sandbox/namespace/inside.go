@@ -1,0 +1,160 @@
+package namespace
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
+)
+
+// instructions are what a sandbox's first process is told, on descriptor 3.
+type instructions struct {
+	ID   string
+	Root root
+	// Prepared says that the root has been made and entered already.
+	Prepared  bool
+	Env       map[string]string
+	Processes int // 0 for the default
+	OpenFiles int // 0 for the default
+}
+
+// inside is the sandbox's first process: it finishes the walls from within,
+// gives up what it could do to them, and is the hand.
+func inside() {
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func serve() error {
+	signal.Ignore(os.Interrupt, syscall.SIGPIPE)
+	var in instructions
+	orders := os.NewFile(3, "instructions")
+	if err := json.NewDecoder(orders).Decode(&in); err != nil {
+		return fmt.Errorf("read the instructions: %w", err)
+	}
+	orders.Close()
+	if !in.Prepared {
+		if err := in.Root.pivot(); err != nil {
+			return err
+		}
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"mount the kernel's files", mountInside},
+		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
+		{"bring up the loopback", loopbackUp},
+		{"set limits", func() error { return setLimits(in) }},
+		{"go to the working directory", func() error { return unix.Chdir(sandbox.GuestWorkdir) }},
+		{"give up rights", giveUp},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
+		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true,
+	})
+}
+
+func environment(in instructions) []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + in.ID,
+	}
+	for k, v := range in.Env {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// secretive are files of /proc that tell of the host or act on it.
+var secretive = []string{"acpi", "asound", "bus", "fs", "irq", "kcore", "keys", "latency_stats", "scsi", "sched_debug", "sysrq-trigger", "timer_list", "kallsyms", "kmsg", "config.gz"}
+
+// mountInside mounts what only the sandbox itself may: its own processes, its
+// own terminals, its own shared memory.
+func mountInside() error {
+	const plain = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := mount("proc", "/proc", "proc", plain, ""); err != nil {
+		return err
+	}
+	if err := mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
+		return err
+	}
+	if err := mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
+		return err
+	}
+	if err := bind("/proc/sys", "/proc/sys", unix.MS_RDONLY|plain); err != nil {
+		return err
+	}
+	for _, name := range secretive {
+		path := "/proc/" + name
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			err = mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|plain, "size=0,nr_inodes=1,mode=0")
+		} else {
+			err = mount("/dev/null", path, "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loopbackUp switches on the one network interface there is.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+}
+
+// The limits of a sandbox that is given none.
+const (
+	defaultProcesses = 4096
+	defaultOpenFiles = 65536
+)
+
+func setLimits(in instructions) error {
+	limit := func(resource int, n, fallback int) error {
+		if n == 0 {
+			n = fallback
+		}
+		var have unix.Rlimit
+		if err := unix.Getrlimit(resource, &have); err != nil {
+			return err
+		}
+		want := min(uint64(n), have.Max)
+		return unix.Setrlimit(resource, &unix.Rlimit{Cur: want, Max: want})
+	}
+	return errors.Join(
+		limit(unix.RLIMIT_NPROC, in.Processes, defaultProcesses),
+		limit(unix.RLIMIT_NOFILE, in.OpenFiles, defaultOpenFiles),
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
+	)
+}

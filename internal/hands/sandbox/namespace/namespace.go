@@ -1,0 +1,299 @@
+// Package namespace is the default engine: each sandbox is a set of Linux
+// namespaces with a root of its own, system call and file rules, and no network
+// but its own loopback. It starts in milliseconds and shares the host's kernel.
+// It needs no daemon and works as root and as an ordinary user. It may call
+// sandbox and hand.
+package namespace
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/record"
+	"hearth/internal/hands/sandbox/reexec"
+)
+
+// Config of an Engine.
+type Config struct {
+	// StateDir holds the engine's scratch files.
+	StateDir string
+	// Log. Default slog.Default().
+	Log *slog.Logger
+}
+
+// Engine implements sandbox.Engine.
+type Engine struct {
+	dir record.Dir
+	log *slog.Logger
+	// binary opens a sealed copy of this program in memory, made once.
+	binary func() (*os.File, error)
+	warn   sync.Once
+}
+
+// entry is what the engine's sandboxes are started as.
+const entry = "hearth-sandbox"
+
+func init() { reexec.Register(entry, inside) }
+
+// New makes the engine.
+func New(cfg Config) *Engine {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), log: cfg.Log, binary: sync.OnceValues(sealedCopy)}
+}
+
+// Name implements sandbox.Engine.
+func (e *Engine) Name() string { return "namespace" }
+
+// namespaces are what a sandbox has of its own.
+const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+
+// Check implements sandbox.Engine.
+func (e *Engine) Check(ctx context.Context) error {
+	if _, err := os.Stat("/bin/bash"); err != nil {
+		return fmt.Errorf("there is no /bin/bash; install bash: %w", err)
+	}
+	probe := exec.CommandContext(ctx, "/bin/true")
+	probe.SysProcAttr = attributes(mapping{inside: 0, outside: os.Getuid(), size: 1})
+	err := probe.Run()
+	if err == nil {
+		return nil
+	}
+	setting := func(name string) string {
+		raw, _ := os.ReadFile("/proc/sys/" + name) // absent on most kernels
+		return strings.TrimSpace(string(raw))
+	}
+	switch {
+	case setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
+		return fmt.Errorf("AppArmor keeps ordinary users from making user namespaces; as root, run: sysctl kernel.apparmor_restrict_unprivileged_userns=0: %w", err)
+	case setting("kernel/unprivileged_userns_clone") == "0":
+		return fmt.Errorf("ordinary users may not make user namespaces; as root, run: sysctl kernel.unprivileged_userns_clone=1: %w", err)
+	case setting("user/max_user_namespaces") == "0":
+		return fmt.Errorf("user namespaces are switched off; as root, run: sysctl user.max_user_namespaces=10000: %w", err)
+	}
+	return fmt.Errorf("the kernel refuses new namespaces (inside a container, it must be run with more rights); the process engine works without them but isolates nothing: %w", err)
+}
+
+// mapping is which host users stand behind those of a sandbox.
+type mapping struct{ inside, outside, size int }
+
+// attributes start a process in namespaces of its own, as their root.
+func attributes(m mapping) *syscall.SysProcAttr {
+	ids := []syscall.SysProcIDMap{{ContainerID: m.inside, HostID: m.outside, Size: m.size}}
+	many := m.size > 1
+	return &syscall.SysProcAttr{
+		Cloneflags: namespaces, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: many,
+		Credential: &syscall.Credential{NoSetGroups: !many}, Setsid: true,
+	}
+}
+
+// Create implements sandbox.Engine.
+func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	fail := func(err error) (sandbox.Sandbox, error) {
+		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
+	}
+	r, err := e.dir.Create(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+	}
+	users, err := e.users(spec.Workdir)
+	if err != nil {
+		return fail(err)
+	}
+	root, err := newRoot(e.dir.Path(spec.ID), spec.Workdir, users)
+	if err != nil {
+		return fail(err)
+	}
+	if spec.Limits.MemoryBytes > 0 || spec.Limits.CPUs > 0 || spec.Limits.DiskBytes > 0 {
+		e.warn.Do(func() { e.log.Info("limits of memory, CPU and disk are not enforced by the namespace engine") })
+	}
+	s, err := e.start(ctx, spec, r, root, users)
+	if err != nil {
+		return fail(err)
+	}
+	return s, nil
+}
+
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users mapping) (*sandbox.Child, error) {
+	binary, err := e.binary()
+	if err != nil {
+		return nil, fmt.Errorf("copy this program into memory: %w", err)
+	}
+	orders, err := json.Marshal(instructions{Root: root, Prepared: users.size > 1, ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
+	if err != nil {
+		return nil, err
+	}
+	ordersR, ordersW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ordersR.Close()
+	go func() {
+		_, _ = ordersW.Write(orders) // a child that never reads them fails by itself
+		ordersW.Close()
+	}()
+	cmd := &exec.Cmd{
+		Path: fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), Args: []string{entry}, Env: []string{}, Dir: "/",
+		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(users),
+	}
+	started := func(pid int) (err error) {
+		if r.Process, err = record.Find(pid); err != nil {
+			return err
+		}
+		return e.dir.Save(r)
+	}
+	launch := cmd.Start // the child makes its root itself
+	if users.size > 1 {
+		// Only root can reach every directory and lay out the mounts; the child is
+		// no longer root. So the root is made here, on a thread in a mount
+		// namespace of its own, from which the child inherits it.
+		launch = func() error {
+			return onThread(func() error {
+				if err := root.enter(); err != nil {
+					return err
+				}
+				return cmd.Start()
+			})
+		}
+	}
+	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, launch, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+}
+
+// The host users that stand behind those of sandboxes when the worker is root:
+// each sandbox has 65,536 of them, of its own.
+const (
+	firstUser   = 1 << 30
+	usersEach   = 1 << 16
+	userRanges  = 10_000
+	counterFile = "users"
+)
+
+// users chooses the host users of a sandbox. A working directory keeps those it
+// was first used with, whose files are in it.
+func (e *Engine) users(workdir string) (mapping, error) {
+	if err := os.MkdirAll(workdir, 0o755); err != nil {
+		return mapping{}, fmt.Errorf("make the working directory: %w", err)
+	}
+	if os.Getuid() != 0 {
+		return mapping{0, os.Getuid(), 1}, nil
+	}
+	var info unix.Stat_t
+	if err := unix.Stat(workdir, &info); err != nil {
+		return mapping{}, err
+	}
+	m := mapping{0, int(info.Uid), usersEach}
+	if m.outside >= firstUser && m.outside < firstUser+userRanges*usersEach {
+		return m, nil
+	}
+	n, err := e.nextRange()
+	if err != nil {
+		return m, fmt.Errorf("choose the users of a sandbox: %w", err)
+	}
+	m.outside = firstUser + n*usersEach
+	return m, os.Chown(workdir, m.outside, m.outside)
+}
+
+// nextRange counts through the ranges, over all workers that share the state.
+func (e *Engine) nextRange() (int, error) {
+	f, err := os.OpenFile(filepath.Join(string(e.dir), counterFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return 0, err
+	}
+	raw, err := io.ReadAll(f)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	_, _ = fmt.Sscan(string(raw), &n) // empty at first
+	n = (n + 1) % userRanges
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", n), 0); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// sealedCopy is this program in memory, which nobody can change: what runs in a
+// sandbox can reach its first process's file by /proc/1/exe.
+func sealedCopy() (*os.File, error) {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	fd, err := unix.MemfdCreate("hearth", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	copied := os.NewFile(uintptr(fd), "hearth")
+	if _, err := io.Copy(copied, self); err != nil {
+		return nil, errors.Join(err, copied.Close())
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
+		return nil, errors.Join(err, copied.Close())
+	}
+	// Written through one description and run from another, or it would be busy.
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+// List implements sandbox.Engine.
+func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
+
+// Destroy implements sandbox.Engine. Mounts and processes of a sandbox go with
+// its first process; what is left to remove are its scratch files.
+func (e *Engine) Destroy(ctx context.Context, id string) error {
+	r, err := e.dir.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for r.Process.Alive() {
+		_ = unix.Kill(r.Process.PID, unix.SIGKILL) // it may have just ended
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := removeAll(e.dir.Path(id)); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// removeAll removes a tree in which directories may have been closed even to
+// their owner.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
+		if d != nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) // what cannot be opened is reported below
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}

@@ -1,0 +1,32 @@
+package namespace_test
+
+import (
+	"log/slog"
+	"os"
+	"testing"
+
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/namespace"
+	"hearth/internal/hands/sandbox/reexec"
+	"hearth/internal/hands/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) {
+	reexec.MaybeRun()
+	sandboxtest.MaybeRun(newEngine)
+	os.Exit(m.Run())
+}
+
+func newEngine(stateDir string) sandbox.Engine {
+	return namespace.New(namespace.Config{StateDir: stateDir, Log: slog.New(slog.DiscardHandler)})
+}
+
+func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
+
+func TestIsolation(t *testing.T) { sandboxtest.ExerciseIsolation(t, newEngine) }
+
+func TestAsOrdinaryUser(t *testing.T) {
+	sandboxtest.AsOrdinaryUser(t, "^(TestEngine|TestIsolation)$")
+}
+
+func BenchmarkEngine(b *testing.B) { sandboxtest.Benchmark(b, newEngine) }
