@@ -88,28 +88,32 @@ func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) e
 	if err != nil {
 		return err
 	}
+	info := devInfo{BaseURL: baseURL(listener), APIKey: key}
+	return b.runWithHands(ctx, listener, func(ctx context.Context) error { return d.serveAndUse(ctx, b, info, use) })
+}
+
+// serveAndUse runs the workers, and use once they are there.
+func (d devConfig) serveAndUse(ctx context.Context, b *brain, info devInfo, use func(context.Context, devInfo) error) error {
+	info, err := d.furnish(ctx, info)
+	if err != nil {
+		return err
+	}
+	w, err := d.hands.open(ctx, target{baseURL: info.BaseURL, environmentID: info.EnvironmentID, key: info.EnvironmentKey})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(d.brain.data, "dev.json")
+	if err := writePrivate(path, info); err != nil {
+		return err
+	}
+	defer os.Remove(path)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return b.runWithHands(ctx, listener, serveInfo{BaseURL: baseURL(listener), APIKey: key}, d.hands)
-	})
+	group.Go(func() error { return w.Run(ctx) })
+	group.Go(func() error { return b.serveCloud(ctx, info.BaseURL, d.hands) })
 	group.Go(func() error {
 		defer stop()
-		info, err := d.furnish(ctx, devInfo{BaseURL: baseURL(listener), APIKey: key})
-		if err != nil {
-			return err
-		}
-		w, err := d.hands.open(ctx, target{baseURL: info.BaseURL, environmentID: info.EnvironmentID, key: info.EnvironmentKey})
-		if err != nil {
-			return err
-		}
-		group.Go(func() error { return w.Run(ctx) })
-		path := filepath.Join(d.brain.data, "dev.json")
-		if err := writePrivate(path, info); err != nil {
-			return err
-		}
-		defer os.Remove(path)
 		return use(ctx, info)
 	})
 	return group.Wait()

@@ -61,17 +61,16 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 	})
 }
 
-// runWithHands serves the brain and, with workers built in, its cloud
-// environments. The workers use the API like any other.
-func (b *brain) runWithHands(ctx context.Context, listener net.Listener, info serveInfo, hands handsConfig) error {
+// runWithHands serves the brain until ctx ends or hands returns. The server
+// goes last, so that the hands can give back what they hold.
+func (b *brain) runWithHands(ctx context.Context, listener net.Listener, hands func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	// The server goes last, so that the workers can hand back what they hold.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group.Go(func() error { return b.run(serving, listener) })
 	group.Go(func() error {
 		defer stop()
-		return b.serveCloud(ctx, info.BaseURL, hands)
+		return hands(ctx)
 	})
 	return group.Wait()
 }
@@ -79,7 +78,8 @@ func (b *brain) runWithHands(ctx context.Context, listener net.Listener, info se
 // cloudEvery is how often new cloud environments are looked for.
 const cloudEvery = time.Second
 
-// serveCloud runs a worker for each cloud environment until ctx ends.
+// serveCloud runs a worker for each cloud environment until ctx ends. The
+// workers use the API like any other.
 func (b *brain) serveCloud(ctx context.Context, baseURL string, hands handsConfig) error {
 	group, ctx := errgroup.WithContext(ctx)
 	served := map[string]bool{}

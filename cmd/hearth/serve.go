@@ -91,5 +91,5 @@ func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig
 	if !hands {
 		return b.run(ctx, listener)
 	}
-	return b.runWithHands(ctx, listener, info, builtIn)
+	return b.runWithHands(ctx, listener, func(ctx context.Context) error { return b.serveCloud(ctx, info.BaseURL, builtIn) })
 }
