@@ -20,7 +20,7 @@ func TestOfficialWorker(t *testing.T) {
 	exercise(t, launchOfficial)
 }
 
-func launchOfficial(t *testing.T, service *hosted.Service) *worker {
+func launchOfficial(t *testing.T, service *hosted.Service) *subject {
 	// Version 1.84.0 posts the error of the call it cancels; the service refuses it.
 	service.Pardon(hosted.CutCallsSilent)
 	workdir, idle := t.TempDir(), maxIdle
@@ -33,8 +33,8 @@ func launchOfficial(t *testing.T, service *hosted.Service) *worker {
 	return runWorker(t, official.Run, func(string) string { return workdir })
 }
 
-// runWorker runs a worker until the test ends, and waits for it then.
-func runWorker(t *testing.T, run func(context.Context) error, workdir func(string) string) *worker {
+// runWorker runs a worker until the test ends or drains it, and waits for it.
+func runWorker(t *testing.T, run func(context.Context) error, workdir func(string) string) *subject {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, over := make(chan error, 1), make(chan struct{})
 	go func() {
@@ -49,7 +49,5 @@ func runWorker(t *testing.T, run func(context.Context) error, workdir func(strin
 			t.Error("the worker does not end")
 		}
 	})
-	return &worker{workdir: workdir, ended: ended}
+	return &subject{workdir: workdir, ended: ended, drain: cancel}
 }
-
-func run(m *testing.M) int { return m.Run() }

@@ -29,7 +29,7 @@ const (
 
 // Fault is an answer that goes wrong.
 type Fault struct {
-	// Status is the error answered; zero cuts the connection without an answer.
+	// Status is the error answered; zero cuts the connection before the body.
 	Status int
 	// Done says that the request takes effect first: only the answer is lost.
 	Done bool
@@ -133,6 +133,10 @@ func (s *Service) handle(w http.ResponseWriter, r *http.Request, route route) {
 
 	switch {
 	case fault != nil && fault.Status == 0:
+		// After the first byte of an answer no transport repeats the request unasked.
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "1000")
+		_ = http.NewResponseController(w).Flush() // the worker may be gone already
 		panic(http.ErrAbortHandler)
 	case answer.stream != nil:
 		answer.stream(w)

@@ -1,13 +1,17 @@
 package hosted_test
 
 import (
+	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"hearth/internal/hands/sandbox/reexec"
+	"hearth/internal/hands/worker"
 	"hearth/test/conformance/hosted"
 )
 
@@ -18,24 +22,30 @@ const maxIdle = 400 * time.Millisecond
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
+	reexec.MaybeRun()
+	runVictim()
 	flag.Parse()
 	// The scenarios wait for leases and idle times far more than they compute.
 	if err := flag.Set("test.parallel", "24"); err != nil {
 		panic(err)
 	}
-	os.Exit(run(m))
+	os.Exit(m.Run())
 }
 
-// worker is a worker under test, polling a fake.
-type worker struct {
+// subject is a worker under test, polling a fake.
+type subject struct {
 	// workdir is the host's view of a session's working directory.
 	workdir func(session string) string
 	// ended yields what the worker's run returned.
 	ended <-chan error
+	// drain asks it to end.
+	drain context.CancelFunc
+	// status is what our own worker says it does; nil for others.
+	status func() worker.Status
 }
 
 // launch starts a worker that is stopped when the test ends.
-type launch func(t *testing.T, service *hosted.Service) *worker
+type launch func(t *testing.T, service *hosted.Service) *subject
 
 // scenarios are what every worker must be able to do. Each runs against a
 // fresh fake that fails the test for every broken obligation.
@@ -44,6 +54,7 @@ func scenarios() map[string]func(*testing.T, launch) {
 		"six tools":                 sixTools,
 		"history only":              historyOnly,
 		"parallel calls":            parallelCalls,
+		"shell calls in order":      shellCallsInOrder,
 		"held calls":                heldCalls,
 		"confirmed in the history":  confirmedInHistory,
 		"held beyond the idle time": heldBeyondIdle,
@@ -123,7 +134,7 @@ func want(t *testing.T, session *hosted.Session, id string, isError bool, parts 
 const endless = "touch running; sleep 600"
 
 // awaitFile waits until a session's command has made a file.
-func awaitFile(t *testing.T, w *worker, session *hosted.Session, name string) {
+func awaitFile(t *testing.T, w *subject, session *hosted.Session, name string) {
 	t.Helper()
 	file := filepath.Join(w.workdir(session.ID), name)
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
@@ -207,6 +218,22 @@ func parallelCalls(t *testing.T, start launch) {
 	conclude(t, session, item)
 }
 
+// shellCallsInOrder has the agent build on its own earlier calls in one turn.
+func shellCallsInOrder(t *testing.T, start launch) {
+	service, session := begin(t)
+	item := service.Offer(session)
+	start(t, service)
+	var tools []hosted.Tool
+	for i := range 12 {
+		tools = append(tools, allow("bash", map[string]any{"command": fmt.Sprintf("LINE=$LINE,%d", i)}))
+	}
+	for _, id := range session.Call(tools...) {
+		want(t, session, id, false)
+	}
+	want(t, session, session.Bash("echo $LINE"), false, ",0,1,2,3,4,5,6,7,8,9,10,11")
+	conclude(t, session, item)
+}
+
 func heldCalls(t *testing.T, start launch) {
 	service, session := begin(t)
 	item := service.Offer(session)
@@ -281,8 +308,9 @@ func interrupt(t *testing.T, start launch) {
 
 func interruptInHistory(t *testing.T, start launch) {
 	service, session := begin(t)
+	queued := session.QueueInterrupt() // so it is listed before the call it voids
 	session.Bash(endless)
-	session.Interrupt(session.QueueInterrupt())
+	session.Interrupt(queued)
 	session.EndTurn()
 	id := session.Bash("ls")
 	item := service.Offer(session)
@@ -353,7 +381,7 @@ func streamCut(t *testing.T, start launch) {
 	session.CutStreams()
 	id := session.Bash("echo between >> log; cat log")
 	want(t, session, id, false, "before\nbetween")
-	service.Fail(hosted.Stream, hosted.Fault{Status: 500}, hosted.Fault{})
+	service.Fail(hosted.Stream, hosted.Fault{Status: 500}, hosted.Fault{Status: 429})
 	session.CutStreams()
 	want(t, session, session.Bash("echo after >> log; grep -c . log"), false, "3")
 	conclude(t, session, item)
@@ -376,7 +404,6 @@ func sendFails(t *testing.T, start launch, faults ...hosted.Fault) {
 	item := service.Offer(session)
 	start(t, service)
 	session.AwaitResult(t, session.Bash("echo once >> log"))
-	service.AwaitAnswered(t, hosted.Send, 1) // the worker learnt of it
 	want(t, session, session.Bash("grep -c once log"), false, "1")
 	conclude(t, session, item)
 }
@@ -387,6 +414,7 @@ func resultRefused(t *testing.T, start launch) {
 	item := service.Offer(session)
 	start(t, service)
 	session.Bash("echo dropped")
+	service.AwaitFaults(t, hosted.Send)
 	want(t, session, session.Bash("echo the other"), false, "the other")
 	session.EndTurn()
 	item.AwaitStopped(t)

@@ -27,6 +27,8 @@ import (
 const (
 	EnvironmentID  = "env_hosted"
 	EnvironmentKey = "fake-environment-key-51c7f0"
+	// TokenPrefix begins every sessions token.
+	TokenPrefix = "fake-sessions-token"
 )
 
 // patience bounds every wait for something a worker has to do.
@@ -145,6 +147,12 @@ func (s *Service) Trace() string {
 func (s *Service) AwaitAnswered(t testing.TB, endpoint Endpoint, n int) {
 	t.Helper()
 	s.await(t, fmt.Sprintf("%d answered calls of %s", n, endpoint), func() bool { return s.answered[endpoint] >= n })
+}
+
+// AwaitFaults waits until all faults of an endpoint have been met.
+func (s *Service) AwaitFaults(t testing.TB, endpoint Endpoint) {
+	t.Helper()
+	s.await(t, fmt.Sprintf("the faults of %s", endpoint), func() bool { return len(s.faults[endpoint]) == 0 })
 }
 
 // Answered is how many requests of an endpoint were answered without a fault.

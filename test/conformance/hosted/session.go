@@ -84,7 +84,8 @@ func (s *Service) NewSession(options SessionOptions) *Session {
 	session.add(map[string]any{"type": "user.message", "content": text("go")})
 	session.add(map[string]any{"type": "session.thread_status_running", "agent_name": "a", "session_thread_id": "sthr_1"})
 	session.add(map[string]any{"type": "session.status_running"})
-	session.add(map[string]any{"type": "session.an_event_of_next_year", "anything": []int{1}})
+	session.add(map[string]any{"type": "workflow_run.status_ended", "workflow_run_id": "wrun_1", "result": map[string]any{"type": "completed"}})
+	session.add(map[string]any{"type": "session.an_event_of_next_year", "anything": []int{1}, "content": "of another shape"})
 	return session
 }
 
@@ -202,11 +203,16 @@ func (session *Session) CutStreams() {
 // Answer records the result of a call that a worker of an earlier activation
 // gave, without any worker.
 func (session *Session) Answer(id, output string) {
+	session.AnswerAs("user.tool_result", id, output)
+}
+
+// AnswerAs is Answer with an event of another type.
+func (session *Session) AnswerAs(event, id, output string) {
 	s := session.service
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session.calls[id].result = &Result{Text: output}
-	session.add(map[string]any{"type": "user.tool_result", "tool_use_id": id, "is_error": false, "content": text(output)})
+	session.add(map[string]any{"type": event, "tool_use_id": id, "is_error": false, "content": text(output)})
 }
 
 // AwaitResult waits for the accepted result of a call.

@@ -380,16 +380,13 @@ func (c *client) get(path string) []byte {
 	return answer
 }
 
-// do makes a call; one whose connection is cut answers nothing.
+// do makes a call; one whose answer is cut answers nothing.
 func (c *client) do(method, path string, body []byte) (answer []byte, status int) {
 	response := c.open(method, path, body)
-	if response == nil {
-		return nil, 0
-	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
+		return nil, 0
 	}
 	return answer, response.StatusCode
 }
@@ -402,7 +399,6 @@ func (c *client) open(method, path string, body []byte) *http.Response {
 	if err != nil {
 		c.t.Fatalf("%s %s: %v", method, path, err)
 	}
-	request.GetBody = nil // no silent repetition by the transport
 	request.Header = c.header.Clone()
 	request.Header.Set("Authorization", "Bearer "+c.token)
 	if body != nil {
@@ -413,7 +409,7 @@ func (c *client) open(method, path string, body []byte) *http.Response {
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil
+		c.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return response
 }

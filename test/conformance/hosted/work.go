@@ -122,7 +122,7 @@ func (item *Item) Claim(beaten bool) (secret, lastHeartbeat string) {
 	work := s.newClaim(item, &poller{})
 	item.claim.phase, item.claim.worker.unacked = held, nil
 	if beaten {
-		item.claim.beats, item.claim.beatAt = 1, time.Now()
+		item.claim.beats, item.claim.beatAt = 1, time.Now().Add(-s.options.TTL/2) // the next is due
 		item.claim.last = s.heartbeatName(item.claim)
 	}
 	s.change()
@@ -169,6 +169,14 @@ func (item *Item) HolderKilled() {
 func (item *Item) AwaitHeld(t testing.TB) {
 	t.Helper()
 	item.service.await(t, item.ID+" to be acknowledged", func() bool { return item.claim != nil && item.claim.phase != claimed })
+}
+
+// Claimed tells whether a worker has the item, or had it.
+func (item *Item) Claimed() bool {
+	s := item.service
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return item.claim != nil
 }
 
 // AwaitBeats waits until the item's present claim has had n heartbeats.
@@ -255,7 +263,7 @@ func (s *Service) newClaim(item *Item, p *poller) map[string]any {
 	}
 	var secret any
 	if item.secret != nil {
-		c.token = s.newID("fake-sessions-token")
+		c.token = s.newID(TokenPrefix)
 		encoded, _ := json.Marshal(item.secret(c.token))
 		encoding := base64.RawURLEncoding
 		if s.serial%2 == 0 {
