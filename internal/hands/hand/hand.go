@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -23,6 +24,9 @@ type Config struct {
 	Workdir string
 	// Env is the whole environment of the session's shell.
 	Env []string
+	// Processes bounds how many processes the shell and what it starts may be;
+	// 0 for no bound.
+	Processes int
 	// Init says that this process is the first of its pid namespace, and so has
 	// to reap what its orphans leave.
 	Init bool
@@ -31,6 +35,11 @@ type Config struct {
 // tool runs one call. What it returns is shown to the model; an error is its
 // failure, in words for the model.
 type tool func(ctx context.Context, input json.RawMessage) (string, error)
+
+// Shrug makes this process take no notice of signals, which reach it from
+// within its own sandbox too. What it starts meets them as usual: they are not
+// ignored, which would be inherited, but caught.
+func Shrug() { signal.Notify(make(chan os.Signal, 1)) }
 
 // Serve answers calls read from r on w until r ends or ctx does. It then stops
 // whatever the calls have started.
@@ -41,7 +50,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	}
 	defer root.Close()
 	files := &files{root: root, workdir: root.Name()}
-	shell := &shell{workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill}
+	shell := &shell{workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill, processes: cfg.Processes}
 	if cfg.Init {
 		shell.orphans = newOrphans(ctx)
 	}
@@ -113,8 +122,8 @@ func (s *server) start(ctx context.Context, c Call) {
 	s.cancels[c.ID] = cancel
 	s.mu.Unlock()
 	s.calls.Go(func() {
-		defer s.cancel(c.ID)
 		result := s.run(ctx, c)
+		s.cancel(c.ID) // before the answer, after which the id may be used again
 		// With the worker gone nobody is left to tell.
 		_ = s.out.write(frame{Kind: frameResult, Result: &result})
 	})

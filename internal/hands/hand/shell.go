@@ -25,13 +25,18 @@ type shell struct {
 	env     []string
 	spill   func(text string) (path string, err error)
 	orphans *orphans // nil unless this process is an init
+	// processes bounds what the shell may start; 0 for no bound. It is the
+	// shell's own limit, not this process's, which shares its user and must
+	// never run out of threads.
+	processes int
 
 	turn sync.Mutex // one command at a time
 	bash *bash      // guarded by turn; nil before the first command and after the shell has ended
 }
 
-// maxOutput is how many bytes of a command's output are shown: its end.
-const maxOutput = 100 << 10
+// maxOutput is how many bytes of an output are shown; with a word about the
+// rest that stays below maxShown characters. Of a command it is the end.
+const maxOutput = 99_000
 
 // maxKept is how many bytes of a command's output are kept for its file.
 const maxKept = 64 << 20
@@ -68,7 +73,7 @@ func (s *shell) bashTool(ctx context.Context, input json.RawMessage) (string, er
 		return "", errors.New("[cancelled before it began]")
 	}
 	if s.bash == nil {
-		b, err := startBash(s.workdir, s.env, s.orphans)
+		b, err := s.startBash()
 		if err != nil {
 			return "", fmt.Errorf("bash: %w", err)
 		}
@@ -89,13 +94,13 @@ func (s *shell) execute(ctx context.Context, command string) (string, error) {
 		return "", errors.New(joinLines(out, "[cancelled]\nsession restarted"))
 	case err != nil: // bash itself ended
 		s.stop()
-		note := fmt.Sprintf("exit code %d\n[bash has ended; the next command begins a new session]", status)
+		note := fmt.Sprintf("exit code: %d\n[bash has ended; the next command begins a new session]", status)
 		if status == 0 {
 			return joinLines(out, note), nil
 		}
 		return "", errors.New(joinLines(out, note))
 	case status != 0:
-		return "", errors.New(joinLines(out, fmt.Sprintf("exit code %d", status)))
+		return "", errors.New(joinLines(out, fmt.Sprintf("exit code: %d", status)))
 	}
 	return out, nil
 }
@@ -153,10 +158,14 @@ type bash struct {
 	files    []*os.File    // closed by kill
 }
 
-// statusFD is where bash keeps the descriptor for statuses.
-const statusFD = "61"
+// Where bash keeps the descriptors for statuses and for output. Each command
+// has its output put there anew, whatever the one before did to its own.
+const (
+	statusFD = "61"
+	outputFD = "62"
+)
 
-func startBash(workdir string, env []string, orphans *orphans) (*bash, error) {
+func (s *shell) startBash() (*bash, error) {
 	var files []*os.File
 	pipe := func() (r, w *os.File, err error) {
 		r, w, err = os.Pipe()
@@ -176,11 +185,11 @@ func startBash(workdir string, env []string, orphans *orphans) (*bash, error) {
 		return nil, err
 	}
 	cmd := exec.Command("/bin/bash", "--noprofile", "--norc")
-	cmd.Dir, cmd.Env = workdir, env
+	cmd.Dir, cmd.Env = s.workdir, s.env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = commandsR, outputW, outputW
 	cmd.ExtraFiles = []*os.File{statusW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := orphans.start(cmd); err != nil {
+	if err := s.orphans.start(cmd); err != nil {
 		closeAll()
 		return nil, err
 	}
@@ -193,10 +202,14 @@ func startBash(workdir string, env []string, orphans *orphans) (*bash, error) {
 	go b.output.read(outputR)
 	go func() {
 		_ = cmd.Wait() // its status is read from ProcessState
-		orphans.forget(cmd.Process.Pid)
+		s.orphans.forget(cmd.Process.Pid)
 		close(b.ended)
 	}()
-	_, err := fmt.Fprintf(commandsW, "exec %s>&3 3>&-\n", statusFD)
+	prepare := fmt.Sprintf("exec %s>&3 3>&- %s>&1\n", statusFD, outputFD)
+	if s.processes > 0 {
+		prepare += fmt.Sprintf("ulimit -u %d\n", s.processes)
+	}
+	_, err := commandsW.WriteString(prepare)
 	return b, err
 }
 
@@ -206,7 +219,9 @@ var errEnded = errors.New("bash has ended")
 // has been captured. On any error the process must be killed.
 func (b *bash) execute(ctx context.Context, command string) (int, error) {
 	nonce := rand.Text()
-	line := fmt.Sprintf("eval %s </dev/null %s>&-; printf '%%s %%s\\n' %s \"$?\" >&%s\n", quote(command), statusFD, nonce, statusFD)
+	// The backslashes keep aliases out of it.
+	line := fmt.Sprintf("\\builtin eval %s </dev/null >&%[2]s 2>&%[2]s %[2]s>&- %[3]s>&-; \\builtin printf '%%s %%s\\n' %[4]s \"$?\" >&%[3]s\n",
+		quote(command), outputFD, statusFD, nonce)
 	if _, err := b.commands.WriteString(line); err != nil {
 		return b.endStatus(ctx)
 	}

@@ -62,7 +62,7 @@ func TestEveryObligationIsEnforced(t *testing.T) {
 		hosted.AckOnce:   func(c *client) { c.claim(); c.ack(); c.finish() },
 		hosted.BeatFirst: func(c *client) { c.claim(); c.beat("2026-01-01T00:00:00Z"); c.finish() },
 		hosted.BeatEcho:  func(c *client) { c.attach(); c.beat(c.last + "x"); c.leave() },
-		hosted.BeatPace:  func(c *client) { c.attach(); c.beat(c.last); c.leave() },
+		hosted.BeatPace:  func(c *client) { c.attach(); c.beat(c.last); c.beat(c.last); c.leave() },
 		hosted.LeaseKept: func(c *client) { c.claim(); c.getSession(); c.follow(); c.leave() },
 		hosted.SessionFirst: func(c *client) {
 			c.claim()

@@ -1,14 +1,13 @@
 package namespace
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -37,7 +36,7 @@ func inside() {
 }
 
 func serve() error {
-	signal.Ignore(os.Interrupt, syscall.SIGPIPE)
+	hand.Shrug()
 	var in instructions
 	orders := os.NewFile(3, "instructions")
 	if err := json.NewDecoder(orders).Decode(&in); err != nil {
@@ -65,7 +64,7 @@ func serve() error {
 		}
 	}
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true,
+		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true, Processes: cmp.Or(in.Processes, defaultProcesses),
 	})
 }
 
@@ -141,20 +140,13 @@ const (
 )
 
 func setLimits(in instructions) error {
-	limit := func(resource int, n, fallback int) error {
-		if n == 0 {
-			n = fallback
-		}
-		var have unix.Rlimit
-		if err := unix.Getrlimit(resource, &have); err != nil {
-			return err
-		}
-		want := min(uint64(n), have.Max)
-		return unix.Setrlimit(resource, &unix.Rlimit{Cur: want, Max: want})
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		return err
 	}
+	files := min(uint64(cmp.Or(in.OpenFiles, defaultOpenFiles)), have.Max)
 	return errors.Join(
-		limit(unix.RLIMIT_NPROC, in.Processes, defaultProcesses),
-		limit(unix.RLIMIT_NOFILE, in.OpenFiles, defaultOpenFiles),
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}),
 		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
 	)
 }

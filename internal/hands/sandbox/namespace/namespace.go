@@ -197,16 +197,21 @@ func (e *Engine) users(workdir string) (mapping, error) {
 	if err := unix.Stat(workdir, &info); err != nil {
 		return mapping{}, err
 	}
-	m := mapping{0, int(info.Uid), usersEach}
-	if m.outside >= firstUser && m.outside < firstUser+userRanges*usersEach {
-		return m, nil
+	if n := (int(info.Uid) - firstUser) / usersEach; int(info.Uid) >= firstUser && n < userRanges {
+		return mapping{0, firstUser + n*usersEach, usersEach}, nil
 	}
 	n, err := e.nextRange()
 	if err != nil {
-		return m, fmt.Errorf("choose the users of a sandbox: %w", err)
+		return mapping{}, fmt.Errorf("choose the users of a sandbox: %w", err)
 	}
-	m.outside = firstUser + n*usersEach
-	return m, os.Chown(workdir, m.outside, m.outside)
+	m := mapping{0, firstUser + n*usersEach, usersEach}
+	// Nothing runs in it yet, so nothing can be swapped for a link meanwhile.
+	return m, filepath.WalkDir(workdir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return chown(m, path)
+	})
 }
 
 // nextRange counts through the ranges, over all workers that share the state.

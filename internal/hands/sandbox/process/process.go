@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -67,9 +66,9 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	}
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: append(environment(workdir, spec.Env), markName+"="+spec.ID),
-		// Its own group, so that it is not hit by what is meant for the
-		// worker; its death follows the worker's.
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+		// Its own group, so that it is not hit by what is meant for the worker.
+		// It ends when the worker does, for then its standard input ends.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
 	started := func(pid int) (err error) {
 		if r.Process, err = record.Find(pid); err != nil {
@@ -95,7 +94,7 @@ func environment(workdir string, extra map[string]string) []string {
 
 // run is the hand: it serves tools until the worker closes the stream.
 func run() {
-	signal.Ignore(os.Interrupt, syscall.SIGPIPE)
+	hand.Shrug()
 	workdir, err := os.Getwd()
 	if err == nil {
 		err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{Workdir: workdir, Env: os.Environ()})

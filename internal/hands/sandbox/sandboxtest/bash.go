@@ -23,6 +23,7 @@ func testBash(t *testing.T, newEngine Maker) {
 	equal(t, "both streams", b.bash("echo one; echo two >&2; echo three"), "one\ntwo\nthree")
 	equal(t, "no output", b.bash("true"), "(no output)")
 	equal(t, "stdin is empty", b.bash("cat; read -r line; echo done"), "done")
+	equal(t, "signals are as usual", b.bash("yes | head -1; echo ${PIPESTATUS[0]}; grep -E '^Sig(Ign|Blk)' /proc/self/status | cut -f2"), "y\n141\n0000000000000000\n0000000000000000")
 	equal(t, "the first directory", b.bash("pwd -P"), b.bash("cd "+b.Workdir()+" && pwd -P"))
 
 	text := b.bad("bash", input{"command": "echo before; (exit 7)"})
@@ -225,7 +226,7 @@ func testBashCancel(t *testing.T, newEngine Maker) {
 func testBashTakesTurns(t *testing.T, newEngine Maker) {
 	b := newBox(t, newEngine)
 	const n = 8
-	b.put("count", []byte("0"))
+	b.bash("echo 0 >count")
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
