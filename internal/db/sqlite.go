@@ -23,6 +23,10 @@ type sqlite struct {
 	migrator *sql.DB // opens a connection only while migrating
 	readers  *sql.DB
 	reading  *statements // prepared on readers
+	// slots bounds the read transactions to one less than the readers'
+	// connections: a transaction prepares new statements on the pool, and must
+	// find a connection there while all others hold theirs.
+	slots chan struct{}
 
 	queue   chan *job
 	closing chan struct{} // closed by close
@@ -73,10 +77,12 @@ func openSQLite(ctx context.Context, path string, h *hub) (*sqlite, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers.SetMaxOpenConns(max(4, 2*runtime.NumCPU()))
-	readers.SetMaxIdleConns(max(4, 2*runtime.NumCPU()))
+	atOnce := max(4, 2*runtime.NumCPU())
+	readers.SetMaxOpenConns(atOnce + 1)
+	readers.SetMaxIdleConns(atOnce + 1)
 	s := &sqlite{
 		hub: h, writer: writer, migrator: migrator, readers: readers, reading: newStatements(),
+		slots: make(chan struct{}, atOnce),
 		queue: make(chan *job, batchLimit), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	go s.writeLoop()
@@ -102,6 +108,12 @@ func (s *sqlite) close() error {
 }
 
 func (s *sqlite) read(ctx context.Context, fn func(Tx) error) error {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.slots }()
 	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err

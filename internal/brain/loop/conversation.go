@@ -2,6 +2,9 @@ package loop
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
+	"unicode"
 
 	"hearth/api"
 	"hearth/internal/brain/model"
@@ -25,7 +28,7 @@ func conversation(log []session.LogEvent) []model.Message {
 		b.add(e)
 	}
 	b.answer()
-	return b.messages
+	return b.finish()
 }
 
 type builder struct {
@@ -40,11 +43,11 @@ func (b *builder) add(e session.LogEvent) {
 		b.answer()
 	case api.EventUserMessage:
 		b.answer()
-		b.append(model.RoleUser, blocks(e.Event.Content)...)
+		b.append(model.RoleUser, orBlank(speech(e.Event.Content))...)
 	case api.EventSystemMessage:
 		b.answer()
 		for _, block := range blocks(e.Event.Content) {
-			block.Text = "<system>\n" + block.Text + "\n</system>"
+			block.Text = model.SystemStart + block.Text + model.SystemEnd
 			b.append(model.RoleUser, block)
 		}
 	case api.EventAgentThinking:
@@ -53,7 +56,7 @@ func (b *builder) add(e session.LogEvent) {
 			b.append(model.RoleAssistant, thought)
 		}
 	case api.EventAgentMessage:
-		b.append(model.RoleAssistant, blocks(e.Event.Content)...)
+		b.append(model.RoleAssistant, speech(e.Event.Content)...)
 	case api.EventAgentToolUse, api.EventAgentCustomToolUse:
 		b.append(model.RoleAssistant, model.Block{Type: model.BlockToolUse, ID: e.ID, Name: e.Event.Name, Input: e.Event.Input})
 		b.open = append(b.open, e.ID)
@@ -64,6 +67,9 @@ func (b *builder) add(e session.LogEvent) {
 func (b *builder) append(role string, content ...model.Block) {
 	if len(content) == 0 {
 		return
+	}
+	if role == model.RoleUser {
+		b.endThought()
 	}
 	if n := len(b.messages); n > 0 && b.messages[n-1].Role == role {
 		b.messages[n-1].Content = append(b.messages[n-1].Content, content...)
@@ -79,13 +85,74 @@ func (b *builder) answer() {
 		result := model.Block{Type: model.BlockToolResult, ToolUseID: id, IsError: true, Content: json.RawMessage(`[{"type":"text","text":"The user interrupted before this call had finished. It may have run in part."}]`)}
 		if e, ok := b.results[id]; ok {
 			result = model.Block{Type: model.BlockToolResult, ToolUseID: id, IsError: e.IsError != nil && *e.IsError}
-			if raw, err := json.Marshal(blocks(e.Content)); err == nil && len(e.Content) > 0 {
+			content := blocks(e.Content)
+			if result.IsError {
+				content = textOnly(content)
+			}
+			if raw, err := json.Marshal(content); err == nil && len(content) > 0 {
 				result.Content = raw
 			}
 		}
 		b.append(model.RoleUser, result)
 	}
 	b.open = nil
+}
+
+// endThought drops thinking that led to nothing from the end of a reply, where
+// the model's protocol does not allow it.
+func (b *builder) endThought() {
+	n := len(b.messages)
+	if n == 0 || b.messages[n-1].Role != model.RoleAssistant {
+		return
+	}
+	last := &b.messages[n-1]
+	for k := len(last.Content); k > 0; k = len(last.Content) {
+		if t := last.Content[k-1].Type; t != model.BlockThinking && t != model.BlockRedactedThinking {
+			return
+		}
+		last.Content = last.Content[:k-1]
+	}
+	b.messages = b.messages[:n-1]
+}
+
+// finish returns the messages. A reply at their end, which the model is to
+// continue, must not end in blanks.
+func (b *builder) finish() []model.Message {
+	b.endThought()
+	if n := len(b.messages); n > 0 && b.messages[n-1].Role == model.RoleAssistant {
+		content := b.messages[n-1].Content
+		if last := &content[len(content)-1]; last.Type == model.BlockText {
+			last.Text = strings.TrimRightFunc(last.Text, unicode.IsSpace)
+		}
+	}
+	return b.messages
+}
+
+// speech is what was said, without blank texts, which the model's protocol does
+// not allow there.
+func speech(content []api.Block) []model.Block {
+	return slices.DeleteFunc(blocks(content), func(b model.Block) bool {
+		return b.Type == model.BlockText && strings.TrimSpace(b.Text) == ""
+	})
+}
+
+// orBlank stands in for a message of nothing but blanks.
+func orBlank(content []model.Block) []model.Block {
+	if len(content) == 0 {
+		return []model.Block{{Type: model.BlockText, Text: "(a blank message)"}}
+	}
+	return content
+}
+
+// textOnly puts a word in the place of whatever is no text: the result of a call
+// that failed may hold nothing else.
+func textOnly(content []model.Block) []model.Block {
+	for i, b := range content {
+		if b.Type != model.BlockText {
+			content[i] = model.Block{Type: model.BlockText, Text: "[" + b.Type + " left out]"}
+		}
+	}
+	return content
 }
 
 // blocks turns content of events into that of messages. They agree in form,

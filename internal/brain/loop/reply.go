@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"hearth/api"
@@ -43,23 +44,29 @@ func (p *previews) on(d model.Delta) {
 	if !ok {
 		return
 	}
-	if p.ids[d.Index] == "" {
+	if d.Index != p.block {
 		p.flush()
 		p.block = d.Index
+	}
+	if d.Type == model.BlockText {
+		p.pending += d.Text
+	}
+	if p.ids[d.Index] == "" {
+		if d.Type == model.BlockText && blank(p.pending) {
+			return // it may stay so, and is then not logged
+		}
 		p.ids[d.Index] = api.NewID(api.PrefixEvent)
 		p.sessions.Preview(p.ctx, p.sessionID, api.StartPreview{Type: api.EventStart, Event: api.PreviewEvent{ID: p.ids[d.Index], Type: kind}})
 	}
-	if d.Type != model.BlockText {
-		return // thinking is announced, not shown
-	}
-	p.pending += d.Text
+	// Thinking is announced, not shown: nothing is ever pending of it.
 	if time.Since(p.sent) >= previewEvery {
 		p.flush()
 	}
 }
 
 func (p *previews) flush() {
-	if p.pending == "" {
+	if p.pending == "" || p.ids[p.block] == "" {
+		p.pending = ""
 		return
 	}
 	p.sessions.Preview(p.ctx, p.sessionID, api.DeltaPreview{
@@ -86,7 +93,9 @@ func completion(reply model.Reply, preview *previews, tools toolset) session.Com
 	switch reply.StopReason {
 	case model.StopRefusal:
 		c.Stop, c.Continue = api.StopRefusal, false
-		c.StopDetails = &api.RefusalDetails{Type: "refusal"}
+		if c.StopDetails = reply.Refusal; c.StopDetails == nil {
+			c.StopDetails = &api.RefusalDetails{Type: "refusal"}
+		}
 	case model.StopPauseTurn:
 		c.Continue = true
 	}
@@ -108,11 +117,13 @@ func spoken(b model.Block, id string) []session.Draft {
 		}
 		return []session.Draft{{Event: &api.MarkerEvent{EventHead: head}, Private: raw}}
 	}
-	if b.Text == "" {
+	if blank(b.Text) {
 		return nil
 	}
 	return []session.Draft{{Event: &api.ContentEvent{EventHead: head, Content: []api.Block{api.TextBlock(b.Text)}}}}
 }
+
+func blank(text string) bool { return strings.TrimSpace(text) == "" }
 
 // partial is what is logged of a reply that was broken off: its text. Thinking
 // without its signature and calls without their end are of no use.
@@ -133,7 +144,9 @@ func (t toolset) call(b model.Block) []session.Draft {
 	if len(bytes.TrimSpace(input)) == 0 {
 		input = json.RawMessage("{}")
 	}
-	if t.custom[b.Name] {
+	var object map[string]json.RawMessage
+	whole := json.Unmarshal(input, &object) == nil && object != nil
+	if t.custom[b.Name] && whole {
 		return []session.Draft{{
 			Event: &api.CustomToolUseEvent{EventHead: api.EventHead{Type: api.EventAgentCustomToolUse}, Name: b.Name, Input: input},
 			Call:  &session.Call{Kind: session.CallCustom, Name: b.Name, Permission: api.PermissionAllow},
@@ -142,9 +155,8 @@ func (t toolset) call(b model.Block) []session.Draft {
 	event := &api.ToolUseEvent{EventHead: api.EventHead{ID: api.NewID(api.PrefixEvent), Type: api.EventAgentToolUse}, Name: b.Name, Input: input}
 	policy, known := t.policies[b.Name]
 	reason := "There is no tool called " + b.Name + "."
-	var object map[string]json.RawMessage
-	if known && json.Unmarshal(input, &object) != nil {
-		known, reason = false, "The input of a tool must be a JSON object."
+	if !whole {
+		known, reason = false, "The call did not run: its input is not a whole JSON object. It may have been cut off for its length."
 		event.Input = json.RawMessage("{}")
 	}
 	if !known {

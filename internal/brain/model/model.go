@@ -53,6 +53,13 @@ const (
 	BlockToolResult       = "tool_result"
 )
 
+// SystemStart and SystemEnd enclose a message of the application, not of the
+// person, in a user's message.
+const (
+	SystemStart = "<system>\n"
+	SystemEnd   = "\n</system>"
+)
+
 // Block is one content block, told apart by Type; fields of the other types are absent.
 type Block struct {
 	Type string `json:"type"`
@@ -64,9 +71,10 @@ type Block struct {
 	Context   json.RawMessage `json:"context,omitempty"` // document
 	Citations json.RawMessage `json:"citations,omitempty"`
 
-	ID    string          `json:"id,omitempty"`    // tool_use
-	Name  string          `json:"name,omitempty"`  // tool_use
-	Input json.RawMessage `json:"input,omitempty"` // tool_use
+	ID   string `json:"id,omitempty"`   // tool_use
+	Name string `json:"name,omitempty"` // tool_use
+	// Input of a tool_use; in a reply it is what the model wrote, JSON or not.
+	Input json.RawMessage `json:"input,omitempty"`
 
 	ToolUseID string          `json:"tool_use_id,omitempty"` // tool_result
 	IsError   bool            `json:"is_error,omitempty"`    // tool_result
@@ -104,7 +112,9 @@ const (
 type Reply struct {
 	Blocks     []Block
 	StopReason string
-	Usage      api.ModelUsage
+	// Refusal says why, with StopRefusal, if the provider does.
+	Refusal *api.RefusalDetails
+	Usage   api.ModelUsage
 }
 
 // Error is a model request that failed.

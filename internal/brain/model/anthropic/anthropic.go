@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
@@ -74,22 +77,34 @@ var errIdle = errors.New("the model's stream went silent")
 func (a *Adapter) Stream(ctx context.Context, r model.Request, on func(model.Delta)) (model.Reply, error) {
 	body, err := a.body(r)
 	if err != nil {
-		return model.Reply{}, err
+		return model.Reply{}, &model.Error{Type: api.SessionErrorModelRequestFailed, Message: err.Error()}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(a.cfg.IdleTimeout, func() { cancel(errIdle) })
 	defer silence.Stop()
 
-	stream := a.client.Messages.NewStreaming(ctx, anthropic.MessageNewParams{}, option.WithRequestBody("application/json", body))
+	stream := a.client.Messages.NewStreaming(ctx, anthropic.MessageNewParams{}, option.WithRequestBody("application/json", body),
+		// The SDK keeps pings to itself, so silence is told from what is read.
+		option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+			answer, err := next(r)
+			if answer != nil && answer.Body != nil {
+				answer.Body = &heard{answer.Body, func() { silence.Reset(a.cfg.IdleTimeout) }}
+			}
+			return answer, err
+		}))
 	defer stream.Close()
 	var message anthropic.Message
+	broken := map[int]json.RawMessage{}
 	stopped := false
 	for stream.Next() {
-		silence.Reset(a.cfg.IdleTimeout)
 		event := stream.Current()
+		if i := int(event.Index); event.Type == "content_block_stop" && i < len(message.Content) && !validInput(message.Content[i].Input) {
+			// The SDK puts {} in the place of an input that is cut off.
+			broken[i] = slices.Clone(message.Content[i].Input)
+		}
 		if err := message.Accumulate(event); err != nil {
-			return reply(message), model.Failure(0, "the model's stream is malformed: "+err.Error(), 0)
+			return reply(message, broken), model.Failure(0, "the model's stream is malformed: "+err.Error(), 0)
 		}
 		if d, ok := delta(event, message); ok {
 			on(d)
@@ -97,20 +112,38 @@ func (a *Adapter) Stream(ctx context.Context, r model.Request, on func(model.Del
 		stopped = stopped || event.Type == "message_stop"
 	}
 	if err := stream.Err(); err != nil {
-		return reply(message), failure(ctx, err)
+		return reply(message, broken), a.failure(ctx, err)
 	}
 	if !stopped {
-		return reply(message), model.Failure(0, "the model's stream ended early", 0)
+		return reply(message, broken), model.Failure(0, "the model's stream ended early", 0)
 	}
-	return reply(message), nil
+	return reply(message, broken), nil
+}
+
+func validInput(input json.RawMessage) bool { return len(input) == 0 || json.Valid(input) }
+
+// heard is a response body that tells when something was read from it.
+type heard struct {
+	io.ReadCloser
+	on func()
+}
+
+func (h *heard) Read(p []byte) (int, error) {
+	n, err := h.ReadCloser.Read(p)
+	if n > 0 {
+		h.on()
+	}
+	return n, err
 }
 
 // cached marks the end of a prefix that the next request will share.
 var cached = map[string]string{"type": "ephemeral"}
 
-// cachedBlock is a block that carries a cache mark.
-type cachedBlock struct {
+// wireBlock is a block as the Messages API takes it: it may carry a cache mark,
+// and thinking names its text even when that is empty.
+type wireBlock struct {
 	model.Block
+	Thinking     *string           `json:"thinking,omitempty"`
 	CacheControl map[string]string `json:"cache_control,omitempty"`
 }
 
@@ -118,14 +151,18 @@ type cachedBlock struct {
 // tools before it, and the conversation so far, are marked for the cache.
 func (a *Adapter) body(r model.Request) ([]byte, error) {
 	type message struct {
-		Role    string        `json:"role"`
-		Content []cachedBlock `json:"content"`
+		Role    string      `json:"role"`
+		Content []wireBlock `json:"content"`
 	}
 	messages := make([]message, len(r.Messages))
 	for i, m := range r.Messages {
 		messages[i].Role = m.Role
 		for _, b := range m.Content {
-			messages[i].Content = append(messages[i].Content, cachedBlock{Block: b})
+			block := wireBlock{Block: b}
+			if b.Type == model.BlockThinking {
+				block.Thinking = &b.Thinking
+			}
+			messages[i].Content = append(messages[i].Content, block)
 		}
 	}
 	if n := len(messages); n > 0 && len(messages[n-1].Content) > 0 {
@@ -173,7 +210,9 @@ func delta(event anthropic.MessageStreamEventUnion, message anthropic.Message) (
 	return d, false
 }
 
-func reply(m anthropic.Message) model.Reply {
+// reply is the message as the loop knows it. Broken holds the inputs of calls
+// that are no JSON, by block.
+func reply(m anthropic.Message, broken map[int]json.RawMessage) model.Reply {
 	out := model.Reply{
 		StopReason: string(m.StopReason),
 		Usage: api.ModelUsage{
@@ -181,17 +220,29 @@ func reply(m anthropic.Message) model.Reply {
 			CacheCreationInputTokens: m.Usage.CacheCreationInputTokens, CacheReadInputTokens: m.Usage.CacheReadInputTokens,
 		},
 	}
-	for _, b := range m.Content {
+	if m.StopReason == anthropic.StopReasonRefusal {
+		out.Refusal = &api.RefusalDetails{Type: "refusal", Category: known(string(m.StopDetails.Category)), Explanation: known(m.StopDetails.Explanation)}
+	}
+	for i, b := range m.Content {
 		block := model.Block{
 			Type: b.Type, Text: b.Text, ID: b.ID, Name: b.Name, Input: b.Input,
 			Thinking: b.Thinking, Signature: b.Signature, Data: b.Data,
 		}
 		if b.Type != model.BlockToolUse {
 			block.Input = nil
+		} else if input, ok := broken[i]; ok {
+			block.Input = input
 		}
 		out.Blocks = append(out.Blocks, block)
 	}
 	return out
+}
+
+func known(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 // statusOf gives the status of an error that came inside a stream, which
@@ -208,8 +259,9 @@ var statusOf = map[shared.ErrorType]int{
 }
 
 // failure turns an error of the SDK into ours. Its own text quotes the request,
-// so only the provider's message is kept.
-func failure(ctx context.Context, err error) error {
+// so only the provider's message is kept, without the credential, which some
+// gateways quote.
+func (a *Adapter) failure(ctx context.Context, err error) error {
 	var wire *anthropic.Error
 	if errors.As(err, &wire) {
 		status := wire.StatusCode
@@ -227,12 +279,22 @@ func failure(ctx context.Context, err error) error {
 		if status == http.StatusUnauthorized || status == http.StatusForbidden {
 			message = "the provider refused the operator's credential: " + message
 		}
-		return model.Failure(status, message, retryAfter(wire.Response))
+		return model.Failure(status, a.discreet(message), retryAfter(wire.Response))
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return model.Failure(0, "no answer from the provider: "+err.Error(), 0)
+	return model.Failure(0, a.discreet("no answer from the provider: "+err.Error()), 0)
+}
+
+// discreet takes the credential out of a text.
+func (a *Adapter) discreet(text string) string {
+	for _, secret := range []string{a.cfg.APIKey, a.cfg.AuthToken} {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "[credential]")
+		}
+	}
+	return text
 }
 
 func retryAfter(r *http.Response) time.Duration {

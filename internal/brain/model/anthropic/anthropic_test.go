@@ -323,6 +323,38 @@ func TestKeyIsNeverTold(t *testing.T) {
 	}
 }
 
+// TestPingsAreNoSilence: a model that thinks for long sends nothing but pings.
+func TestPingsAreNoSilence(t *testing.T) {
+	s := fakemodel.Start(t)
+	s.Play(fakemodel.Say("one two").PingAfter(1, 40, 50*time.Millisecond))
+	a := anthropic.New(anthropic.Config{BaseURL: s.URL(), APIKey: fakemodel.Key, IdleTimeout: time.Second})
+	if _, _, err := modeltest.Ask(t, a, modeltest.User("hello")); err != nil {
+		t.Errorf("a stream with pings was given up: %v", err)
+	}
+}
+
+// TestEchoedKeyIsTakenOut: some gateways quote the key they refuse.
+func TestEchoedKeyIsTakenOut(t *testing.T) {
+	s := fakemodel.Start(t)
+	s.Play(fakemodel.Fail(401, "the key "+fakemodel.Key+" is unknown"))
+	_, _, err := modeltest.Ask(t, adapter(s), modeltest.User("hello"))
+	if err == nil || strings.Contains(err.Error(), fakemodel.Key) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestUnbuildableRequest fails as the contract says, and is not tried again.
+func TestUnbuildableRequest(t *testing.T) {
+	s := fakemodel.Start(t)
+	r := modeltest.User("hello")
+	r.Tools[0].InputSchema = json.RawMessage("{")
+	_, _, err := modeltest.Ask(t, adapter(s), r)
+	var failed *model.Error
+	if !errors.As(err, &failed) || failed.Retryable {
+		t.Errorf("error %v, want a *model.Error that is not retried", err)
+	}
+}
+
 func wantError(t *testing.T, err error, kind string, retry bool) *model.Error {
 	t.Helper()
 	var failed *model.Error

@@ -66,11 +66,12 @@ func position(messages []model.Message) (script string, done int) {
 	return "", 0
 }
 
-// lastText is what a person wrote in a message. Messages queued one after the
-// other come as one; the last of them counts.
+// lastText is what a person wrote in a message, which is not what the
+// application added to it. Messages queued one after the other come as one; the
+// last of them counts.
 func lastText(m model.Message) string {
 	for i := len(m.Content) - 1; i >= 0; i-- {
-		if b := m.Content[i]; b.Type == model.BlockText && strings.TrimSpace(b.Text) != "" {
+		if b := m.Content[i]; b.Type == model.BlockText && strings.TrimSpace(b.Text) != "" && !strings.HasPrefix(b.Text, model.SystemStart) {
 			return b.Text
 		}
 	}

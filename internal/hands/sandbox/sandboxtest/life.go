@@ -175,28 +175,38 @@ func testManySandboxes(t *testing.T, newEngine Maker) {
 // process. A sandbox must not die with a thread.
 func testCreatingThreadEnds(t *testing.T, newEngine Maker) {
 	state, work := t.TempDir(), filepath.Join(t.TempDir(), "work")
-	created := make(chan sandbox.Sandbox, 1)
-	tid := make(chan int, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, so the thread ends with us
-		s, err := newEngine(state).Create(t.Context(), sandbox.Spec{ID: newID(), Workdir: work})
-		if err != nil {
-			t.Error(err)
-		}
-		created <- s
-		tid <- syscall.Gettid()
-	}()
-	s := <-created
-	if s == nil {
-		return
+	type made struct {
+		sandbox.Sandbox
+		err error
+		tid int
 	}
-	b := &box{Sandbox: s, t: t, state: state, host: work}
+	created := make(chan made, 1)
+	var create func()
+	create = func() {
+		runtime.LockOSThread() // never unlocked, so that the thread ends with us
+		if syscall.Gettid() == os.Getpid() {
+			// All but the first thread, that is; leave it once another has begun.
+			begun := make(chan struct{})
+			go func() { runtime.LockOSThread(); close(begun); runtime.UnlockOSThread(); create() }()
+			<-begun
+			runtime.UnlockOSThread()
+			return
+		}
+		s, err := newEngine(state).Create(t.Context(), sandbox.Spec{ID: newID(), Workdir: work})
+		created <- made{s, err, syscall.Gettid()}
+	}
+	go create()
+	m := <-created
+	if m.err != nil {
+		t.Fatal(m.err)
+	}
+	b := &box{Sandbox: m, t: t, state: state, host: work}
 	t.Cleanup(func() {
-		if err := s.Destroy(context.Background()); err != nil {
+		if err := m.Destroy(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	task := fmt.Sprintf("/proc/self/task/%d", <-tid)
+	task := fmt.Sprintf("/proc/self/task/%d", m.tid)
 	eventually(t, "the creating thread ends", func() bool { _, err := os.Stat(task); return err != nil })
 	equal(t, "alive", b.bash("echo alive"), "alive")
 }

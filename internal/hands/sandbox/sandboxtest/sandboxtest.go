@@ -9,6 +9,7 @@ package sandboxtest
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"hearth/internal/hands/sandbox"
@@ -120,6 +121,11 @@ func run(t *testing.T, newEngine Maker, scenarios []scenario) {
 		t.Skip(err)
 	}
 	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) { s.test(t, newEngine) })
+		t.Run(s.name, func(t *testing.T) {
+			if !strings.Contains(s.name, "environment") { // those change our own
+				t.Parallel()
+			}
+			s.test(t, newEngine)
+		})
 	}
 }
