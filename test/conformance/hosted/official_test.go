@@ -17,6 +17,7 @@ import (
 // TestOfficialWorker shows that the fake asks nothing of a worker that the
 // official one does not do.
 func TestOfficialWorker(t *testing.T) {
+	t.Parallel()
 	exercise(t, launchOfficial)
 }
 

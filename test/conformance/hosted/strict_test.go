@@ -18,6 +18,7 @@ import (
 // TestEveryObligationIsEnforced breaks each obligation with a bare client that
 // otherwise behaves, and wants the fake to name that one and no other.
 func TestEveryObligationIsEnforced(t *testing.T) {
+	t.Parallel()
 	breaches := map[hosted.Obligation]func(*client){
 		hosted.KnownCalls: func(c *client) { c.attach(); c.do("GET", "/v1/sessions", nil); c.leave() },
 		hosted.NoAPIKey: func(c *client) {
@@ -168,6 +169,7 @@ func TestEveryObligationIsEnforced(t *testing.T) {
 
 // TestRefusedResults posts results nobody owes, one kind each.
 func TestRefusedResults(t *testing.T) {
+	t.Parallel()
 	for name, call := range map[string]hosted.Tool{
 		"held":            {Name: "bash", Permission: "ask"},
 		"held, by a word": {Name: "bash", Permission: "a word of next year"},

@@ -34,9 +34,13 @@ func namespaceEngine(dir string) sandbox.Engine {
 	return namespace.New(namespace.Config{StateDir: dir, Log: silent})
 }
 
-func TestWorkerOnProcess(t *testing.T) { exerciseOurs(t, processEngine) }
+func TestWorkerOnProcess(t *testing.T) {
+	t.Parallel()
+	exerciseOurs(t, processEngine)
+}
 
 func TestWorkerOnNamespace(t *testing.T) {
+	t.Parallel()
 	if err := namespaceEngine(t.TempDir()).Check(t.Context()); err != nil {
 		t.Skip(err)
 	}
