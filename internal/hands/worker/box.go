@@ -14,6 +14,7 @@ import (
 type box struct {
 	engine sandbox.Engine
 	spec   sandbox.Spec
+	ctx    context.Context // of the activation: a sandbox outlives the call that had it made
 
 	mu      sync.Mutex
 	current *starting // guarded by mu
@@ -28,17 +29,17 @@ type starting struct {
 }
 
 func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec) *box {
-	b := &box{engine: engine, spec: spec}
-	b.current = b.start(ctx)
+	b := &box{engine: engine, spec: spec, ctx: ctx}
+	b.current = b.start()
 	return b
 }
 
-func (b *box) start(ctx context.Context) *starting {
+func (b *box) start() *starting {
 	s := &starting{ready: make(chan struct{})}
 	spec := b.spec
 	go func() {
 		defer close(s.ready)
-		s.made, s.err = b.engine.Create(ctx, spec)
+		s.made, s.err = b.engine.Create(b.ctx, spec)
 	}()
 	return s
 }
@@ -58,17 +59,17 @@ func (b *box) get(ctx context.Context) (sandbox.Sandbox, error) {
 
 // replace starts another sandbox in place of one that has died, unless that
 // has been done already.
-func (b *box) replace(ctx context.Context, dead sandbox.Sandbox) error {
+func (b *box) replace(dead sandbox.Sandbox) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || b.current.made != dead {
 		return nil
 	}
-	if err := dead.Destroy(context.WithoutCancel(ctx)); err != nil {
+	if err := dead.Destroy(context.WithoutCancel(b.ctx)); err != nil {
 		return err
 	}
 	b.spec.ID = newID()
-	b.current = b.start(ctx)
+	b.current = b.start()
 	return nil
 }
 
@@ -82,7 +83,7 @@ func (b *box) call(ctx context.Context, call hand.Call) (result hand.Result, los
 	if err == nil || ctx.Err() != nil {
 		return result, false, err
 	}
-	return result, true, errors.Join(err, b.replace(ctx, s))
+	return result, true, errors.Join(err, b.replace(s))
 }
 
 // close destroys the sandbox.

@@ -64,12 +64,11 @@ func (a *activation) connection(ctx context.Context, out chan<- sighting) error 
 	}
 	defer response.Body.Close()
 	if err := a.history(ctx, out); err != nil {
-		if !transient(err) {
-			return err
-		}
-		// The stream still works; what the history holds is made up for later.
-		a.log.Warn("could not list the session's events", "error", err)
-	} else if !send(ctx, out, sighting{caughtUp: true}) {
+		// Half a history may hold a call without its answer, so nothing is run
+		// before a whole one has been read, on the next connection.
+		return fmt.Errorf("list the session's events: %w", err)
+	}
+	if !send(ctx, out, sighting{caughtUp: true}) {
 		return ctx.Err()
 	}
 	stream := sseReader{r: bufio.NewReaderSize(response.Body, 64<<10)}
@@ -88,14 +87,30 @@ func (a *activation) connection(ctx context.Context, out chan<- sighting) error 
 		case "error":
 			return fmt.Errorf("the event stream reports: %.200s", data)
 		}
-		var e api.Event
-		if err := json.Unmarshal(data, &e); err != nil {
-			return fmt.Errorf("decode an event: %w", err)
+		e, err := decodeEvent(data)
+		if err != nil {
+			return err
 		}
 		if !send(ctx, out, sighting{event: e}) {
 			return ctx.Err()
 		}
 	}
+}
+
+// decodeEvent decodes an event: in full when the worker acts on its type, else
+// only the head, because other types may give the same fields another shape.
+func decodeEvent(raw []byte) (e api.Event, err error) {
+	if err := json.Unmarshal(raw, &e.EventHead); err != nil {
+		return e, fmt.Errorf("decode an event: %w", err)
+	}
+	switch e.Type {
+	case api.EventAgentToolUse, api.EventAgentToolResult, api.EventUserToolResult, api.EventUserToolConfirmation,
+		api.EventUserInterrupt, api.EventSessionStatusIdle:
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return e, fmt.Errorf("decode event %s: %w", e.ID, err)
+		}
+	}
+	return e, nil
 }
 
 func send(ctx context.Context, out chan<- sighting, s sighting) bool {
@@ -111,11 +126,15 @@ func send(ctx context.Context, out chan<- sighting, s sighting) bool {
 func (a *activation) history(ctx context.Context, out chan<- sighting) error {
 	query := url.Values{"limit": {"1000"}, "order": {"asc"}}
 	for {
-		var page api.Page[api.Event]
+		var page api.Page[json.RawMessage]
 		if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID)+"/events", query, nil, &page); err != nil {
 			return err
 		}
-		for _, e := range page.Data {
+		for _, raw := range page.Data {
+			e, err := decodeEvent(raw)
+			if err != nil {
+				return err
+			}
 			if !send(ctx, out, sighting{event: e}) {
 				return ctx.Err()
 			}

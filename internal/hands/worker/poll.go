@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -49,6 +50,10 @@ func (w *Worker) poll(ctx context.Context, slots chan struct{}, begin func(Item)
 // the API allows.
 const block = "999"
 
+// errUnacknowledged says that an item was claimed in vain. It says nothing
+// against the worker, so polling goes on after a pause.
+var errUnacknowledged = errors.New("the item could not be acknowledged")
+
 // claim polls once and acknowledges what it gets; nil when there is nothing.
 func (w *Worker) claim(ctx context.Context) (*Item, error) {
 	began := time.Now()
@@ -73,9 +78,11 @@ func (w *Worker) claim(ctx context.Context) (*Item, error) {
 	}
 	log := w.Log.With("work", item.WorkID, "session", item.SessionID)
 	if err := w.wire.try(ctx, "POST", workPath(item.EnvironmentID, item.WorkID)+"/ack", nil, nil, nil); err != nil {
-		// Not acknowledged, it is offered again, to us or another.
-		log.Warn("could not acknowledge a work item", "error", err)
-		return nil, err
+		log.Warn("could not acknowledge a work item; handing it back", "error", err)
+		if err := newLease(*item, w.wire).stop(context.WithoutCancel(ctx)); err != nil {
+			log.Warn("could not hand a work item back; it will be offered again by itself", "error", err)
+		}
+		return nil, errUnacknowledged
 	}
 	log.Info("claimed a session")
 	return item, nil

@@ -22,6 +22,7 @@ type runner struct {
 	order     []string         // their ids, oldest first
 	settled   map[string]bool  // calls answered or void, whose use may still be seen later
 	verdicts  map[string]bool  // confirmations: whether the call may run
+	voidUntil time.Time        // calls made up to then were interrupted
 	caughtUp  bool             // the history has been read at least once
 	idle      bool             // the last thing that happened was the end of a turn
 	idleSince time.Time
@@ -177,7 +178,7 @@ func (r *runner) countdown(e api.Event) {
 
 // route decides what becomes of a call: it runs, waits, or is not for us.
 func (r *runner) route(e api.Event) {
-	if !handsTools[e.Name] || r.settled[e.ID] {
+	if !handsTools[e.Name] || r.settled[e.ID] || r.void(e) {
 		return
 	}
 	allowed, judged := r.verdicts[e.ID]
@@ -228,20 +229,36 @@ func (r *runner) drop(id string) {
 	}
 }
 
-// interrupt voids every call made up to then.
+// interrupt voids every call made up to then, those not seen yet too: a
+// history may list an interrupt before the calls it voids.
 func (r *runner) interrupt(at time.Time) {
+	if at.After(r.voidUntil) {
+		r.voidUntil = at
+	}
 	for id, c := range r.calls {
-		if c.event.ProcessedAt == nil || !c.event.ProcessedAt.After(at) {
+		if r.void(c.event) {
 			r.settle(id)
 		}
 	}
 }
 
-// begin starts the calls that may run, in the order they were made.
+// void tells whether an interrupt came after the call was made.
+func (r *runner) void(e api.Event) bool {
+	return !r.voidUntil.IsZero() && (e.ProcessedAt == nil || !e.ProcessedAt.After(r.voidUntil))
+}
+
+// begin starts the calls that may run. Those of the shell run one after the
+// other in the order they were made, for each may build on the one before.
 func (r *runner) begin(ctx context.Context) {
+	shellBusy := false
 	for _, id := range r.order {
 		c := r.calls[id]
-		if c.held || c.running {
+		shell := c.event.Name == api.ToolBash
+		if c.held || shell && shellBusy {
+			continue
+		}
+		shellBusy = shellBusy || shell
+		if c.running {
 			continue
 		}
 		var callCtx context.Context

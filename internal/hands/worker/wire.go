@@ -126,6 +126,9 @@ func (w *wire) open(ctx context.Context, method, path string, query url.Values, 
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	if strings.HasSuffix(path, "/content") {
+		request.Header.Set("Accept", "application/binary")
+	}
 	response, err := w.http.Do(request)
 	if err != nil {
 		return nil, err
