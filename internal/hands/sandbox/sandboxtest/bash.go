@@ -92,8 +92,8 @@ func testBashSurvives(t *testing.T, newEngine Maker) {
 		"yes & true",
 	} {
 		b.do(toolCall("bash", input{"command": command, "timeout_ms": 500}))
-		b.do(toolCall("bash", input{"command": "kill $! 2>/dev/null", "timeout_ms": 500}))
-		equal(t, "after "+command, b.bash("/bin/echo alive"), "alive")
+		b.do(toolCall("bash", input{"command": "kill $! && wait $!", "timeout_ms": 500}))
+		contains(t, b.bash("/bin/echo al''ive"), "alive") // whatever is still being said
 		b.ok("bash", input{"restart": true})
 	}
 	// A shell that ended on its own says so by its status, and a new one

@@ -218,10 +218,12 @@ func testDestroy(t *testing.T, newEngine Maker) {
 			marker := newMarker()
 			b.daemon(marker)
 			b.bash("echo kept >kept")
+			// What is being started just then must not get away.
+			b.bash("(while sleep 0.001; do (exec -a " + marker + " sleep 100000) & done) & true")
 			pending := make(chan struct{})
 			go func() {
 				defer close(pending)
-				_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; sleep 100000"}))
+				_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; (exec -a " + marker + " sleep 100000)"}))
 			}()
 			eventually(t, "a call is under way", func() bool { _, err := os.Stat(b.hostPath("started")); return err == nil })
 
@@ -284,7 +286,7 @@ func testHandDies(t *testing.T, newEngine Maker) {
 	pending := make(chan struct{})
 	go func() {
 		defer close(pending)
-		_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; sleep 100000"}))
+		_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; (exec -a " + marker + " sleep 100000)"}))
 	}()
 	eventually(t, "a call is under way", func() bool { _, err := os.Stat(b.hostPath("started")); return err == nil })
 	if err := syscall.Kill(childAbove(t, running(marker)[0]), syscall.SIGKILL); err != nil {
