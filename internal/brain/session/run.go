@@ -377,8 +377,8 @@ func (m *mutation) flush() error {
 }
 
 // ApplyInterrupt takes the queued interrupts into the log: what the model had
-// said so far is kept, the span ends, open calls become moot, and the session
-// goes idle with end_turn; messages queued meanwhile then start the next turn.
+// said so far is kept, the span ends, open calls are answered in the server's
+// name and take no other result, and the session goes idle with end_turn; messages queued meanwhile then start the next turn.
 // It releases the run.
 func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.ModelUsage) error {
 	return r.mutate(ctx, func(m *mutation) error {
@@ -400,8 +400,8 @@ func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.Mod
 				return err
 			}
 		}
-		if _, err := m.tx.Exec(ctx, "UPDATE tool_calls SET state = 'moot' WHERE session_id = ? AND state = 'open'", m.id); err != nil {
-			return fmt.Errorf("interrupt calls of session %s: %w", m.id, err)
+		if err := m.interruptCalls(); err != nil {
+			return err
 		}
 		m.setBlocking(nil)
 		m.due, m.failures = sql.NullInt64{}, 0
@@ -414,4 +414,34 @@ func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.Mod
 		}
 		return nil
 	})
+}
+
+// interruptCalls answers the open calls with word of the interrupt. Without an
+// answer in the log, of the kind they look for, the official TypeScript workers
+// would run them again whenever they come back to the session.
+func (m *mutation) interruptCalls() error {
+	calls, err := m.openCalls()
+	if err != nil {
+		return err
+	}
+	failed := true
+	content := []api.Block{api.TextBlock("The user interrupted before this call had finished. It may have run in part.")}
+	for _, c := range calls {
+		var answer headed
+		switch {
+		case c.Kind == CallCustom:
+			answer = &api.CustomToolResultEvent{EventHead: api.EventHead{Type: api.EventUserCustomToolResult}, CustomToolUseID: c.ID, Content: content, IsError: &failed}
+		case m.environmentType == api.EnvironmentCloud:
+			answer = &api.ToolResultEvent{EventHead: api.EventHead{Type: api.EventAgentToolResult}, ToolUseID: c.ID, Content: content, IsError: &failed}
+		default:
+			answer = &api.ToolResultEvent{EventHead: api.EventHead{Type: api.EventUserToolResult}, ToolUseID: c.ID, Content: content, IsError: &failed}
+		}
+		if err := m.append(answer, nil); err != nil {
+			return err
+		}
+		if err := m.closeCall(c.ID, callMoot, "", answer.Head().ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }

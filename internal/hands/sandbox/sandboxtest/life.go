@@ -261,6 +261,9 @@ func leftNothing(t *testing.T, engine sandbox.Engine, state, id, marker string) 
 	t.Helper()
 	if pids := running(marker); len(pids) > 0 {
 		t.Errorf("processes left: %v", pids)
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // or they outlive the test
+		}
 	}
 	if find(t, engine, id) != nil {
 		t.Error("still listed")

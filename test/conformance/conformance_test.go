@@ -1,0 +1,206 @@
+// Package conformance runs the official SDKs, unmodified, against hearth serve,
+// and hearth worker beside the official workers on the same scenarios. Every
+// answer is held against the API's OpenAPI document on its way.
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/anthropics/anthropic-sdk-go"
+	"github.com/anthropics/anthropic-sdk-go/lib/environments"
+	"github.com/anthropics/anthropic-sdk-go/option"
+
+	"hearth/api/openapitest"
+	"hearth/client"
+)
+
+// patience bounds every wait; nothing is expected to take that long.
+const patience = time.Minute
+
+// binary is hearth, built once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "hearth-conformance-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "hearth")
+	out, err := exec.Command("go", "build", "-o", path, "hearth/cmd/hearth").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build hearth: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := binary(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// hearth starts a hearth command that ends with the test, and returns it.
+func hearth(t *testing.T, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	return begin(t, cmd)
+}
+
+// begin starts a command that ends with the test, whose log is shown if it fails.
+func begin(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	log, err := os.CreateTemp(t.TempDir(), "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have been killed by the test
+		ended := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Errorf("%v does not end", cmd.Args)
+			_ = cmd.Process.Kill()
+		}
+		if t.Failed() {
+			raw, _ := os.ReadFile(log.Name())
+			t.Logf("%s:\n%s", strings.Join(cmd.Args[1:], " "), tail(raw))
+		}
+	})
+	return cmd
+}
+
+func tail(raw []byte) []byte { return raw[max(0, len(raw)-6000):] }
+
+// brain is a running hearth serve behind a proxy that checks its answers.
+type brain struct {
+	url, direct, key string
+	client           *client.Client
+}
+
+// serve starts hearth serve.
+func serve(t *testing.T, args ...string) *brain {
+	t.Helper()
+	data := t.TempDir()
+	hearth(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, args...)...)
+	var info struct {
+		BaseURL string `json:"base_url"`
+		APIKey  string `json:"api_key"`
+	}
+	eventually(t, "the server is ready", func() bool {
+		raw, err := os.ReadFile(filepath.Join(data, "serve.json"))
+		return err == nil && json.Unmarshal(raw, &info) == nil
+	})
+	proxy := httptest.NewServer(openapitest.Proxy(t, info.BaseURL))
+	t.Cleanup(func() { proxy.CloseClientConnections(); proxy.Close() })
+	return &brain{url: proxy.URL, direct: info.BaseURL, key: info.APIKey, client: client.New(proxy.URL, info.APIKey)}
+}
+
+func eventually(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if happened() {
+			return
+		}
+	}
+	t.Fatalf("never happened: %s", what)
+}
+
+// site is an environment with a key for its workers.
+type site struct {
+	*brain
+	environmentID, key string
+}
+
+func newSite(t *testing.T, b *brain, name string) *site {
+	t.Helper()
+	e, err := b.client.SDK().Beta.Environments.New(t.Context(), anthropic.BetaEnvironmentNewParams{
+		Name: name, Config: anthropic.BetaEnvironmentNewParamsConfigUnion{OfSelfHosted: &anthropic.BetaSelfHostedConfigParams{}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := b.client.CreateKey(t.Context(), e.ID, client.KeyParams{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &site{b, e.ID, key.Key}
+}
+
+// maxIdle is how long workers stay with a session whose turn has ended.
+const maxIdle = 300 * time.Millisecond
+
+// workers are the kinds of worker every scenario runs with.
+var workers = map[string]func(t *testing.T, s *site, workdir string){
+	"official Go":         goWorker,
+	"official TypeScript": tsWorker,
+	"hearth process":      func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "process") },
+	"hearth namespace":    func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "namespace") },
+}
+
+func goWorker(t *testing.T, s *site, workdir string) {
+	idle := maxIdle
+	w := environments.NewEnvironmentWorker(
+		anthropic.NewClient(option.WithBaseURL(s.url), option.WithAPIKey("a-key-no-worker-may-send")),
+		environments.EnvironmentWorkerOptions{
+			EnvironmentID: s.environmentID, EnvironmentKey: s.key, Workdir: workdir, MaxIdle: &idle,
+			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		})
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = w.Run(ctx) // that it was cancelled
+	}()
+	t.Cleanup(func() { cancel(); <-over })
+}
+
+func tsWorker(t *testing.T, s *site, workdir string) {
+	tsProgram(t, "worker.mjs",
+		"HEARTH_URL="+s.url, "HEARTH_ENVIRONMENT_ID="+s.environmentID, "HEARTH_WORKER_KEY="+s.key,
+		"HEARTH_WORKDIR="+workdir, fmt.Sprintf("HEARTH_MAX_IDLE_MS=%d", maxIdle.Milliseconds()))
+}
+
+func hearthWorker(t *testing.T, s *site, state, engine string) {
+	hearth(t, []string{"HEARTH_ENVIRONMENT_KEY=" + s.key}, "worker", "--base-url", s.url, "--environment-id", s.environmentID,
+		"--engine", engine, "--state", state, "--max-idle", maxIdle.String(), "--drain", "2s")
+}
+
+// TestWorkers runs every scenario with every kind of worker.
+func TestWorkers(t *testing.T) {
+	t.Parallel()
+	b := serve(t)
+	for kind, start := range workers {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, b, kind)
+			start(t, s, t.TempDir())
+			for _, scenario := range scenarios {
+				t.Run(scenario.name, func(t *testing.T) { scenario.run(t, s) })
+			}
+		})
+	}
+}
