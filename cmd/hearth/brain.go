@@ -163,10 +163,10 @@ const (
 )
 
 // thinksWith is the model chosen, or what the presence of a key suggests.
-func (c brainConfig) thinksWith() string {
+func (b brainConfig) thinksWith() string {
 	switch {
-	case c.model != "":
-		return c.model
+	case b.model != "":
+		return b.model
 	case os.Getenv(modelKey) != "":
 		return modelAnthropic
 	}

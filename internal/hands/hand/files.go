@@ -257,7 +257,7 @@ func (f *files) glob(ctx context.Context, input json.RawMessage) (string, error)
 		return "", err
 	}
 	if in.Pattern == "" || path.IsAbs(in.Pattern) || slices.Contains(strings.Split(in.Pattern, "/"), "..") {
-		return "", errors.New("glob: pattern must be relative and without ..")
+		return "", errors.New("glob: pattern must be relative and must not lead upwards")
 	}
 	if !doublestar.ValidatePattern(in.Pattern) {
 		return "", fmt.Errorf("glob: %q is not a valid pattern", in.Pattern)

@@ -109,7 +109,7 @@ func run() {
 func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
 
 // Destroy implements sandbox.Engine.
-func (e *Engine) Destroy(_ context.Context, id string) error {
+func (e *Engine) Destroy(ctx context.Context, id string) error {
 	r, err := e.dir.Load(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -117,7 +117,9 @@ func (e *Engine) Destroy(_ context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	e.killAll(r)
+	if err := killAll(ctx, r); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", id, err)
+	}
 	if err := os.RemoveAll(e.dir.Path(id)); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
@@ -125,14 +127,39 @@ func (e *Engine) Destroy(_ context.Context, id string) error {
 }
 
 // killAll ends the hand and what it started: everything that carries the
-// sandbox's mark in its environment, wherever it has gone.
-func (e *Engine) killAll(r *record.Record) {
+// sandbox's mark in its environment, wherever it has gone. What forks while it
+// is being looked for is stopped first, so that it cannot outrun the search.
+func killAll(ctx context.Context, r *record.Record) error {
 	if r.Process.Alive() {
 		_ = syscall.Kill(r.Process.PID, syscall.SIGKILL) // it may have just ended
 	}
-	for _, pid := range marked(r.ID) {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
+	stopped := map[int]bool{}
+	for quiet := 0; quiet < 2; {
+		quiet++
+		for _, pid := range marked(r.ID) {
+			if !stopped[pid] {
+				quiet = 0
+				stopped[pid] = true
+				_ = syscall.Kill(pid, syscall.SIGSTOP) // likewise
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
+	for len(stopped) > 0 {
+		for pid := range stopped {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
+		}
+		clear(stopped)
+		for _, pid := range marked(r.ID) {
+			stopped[pid] = true
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // markName is the variable by which processes of a sandbox are known.
