@@ -250,11 +250,12 @@ func sealedCopy() (*os.File, error) {
 		return nil, err
 	}
 	copied := os.NewFile(uintptr(fd), "hearth")
+	defer copied.Close()
 	if _, err := io.Copy(copied, self); err != nil {
-		return nil, errors.Join(err, copied.Close())
+		return nil, err
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
-		return nil, errors.Join(err, copied.Close())
+		return nil, err
 	}
 	// Written through one description and run from another, or it would be busy.
 	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))

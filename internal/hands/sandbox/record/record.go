@@ -46,12 +46,14 @@ func Find(pid int) (Process, error) {
 	// The name, in parentheses, may hold anything; what follows it cannot.
 	rest := string(raw[strings.LastIndexByte(string(raw), ')')+1:])
 	fields := strings.Fields(rest)
-	const startTime = 19 // field 22 of stat, counted from after the name
+	const threads, startTime = 17, 19 // fields 20 and 22 of stat, counted from after the name
 	if len(fields) <= startTime {
 		return Process{}, fmt.Errorf("/proc/%d/stat is not as expected", pid)
 	}
 	start, err := strconv.ParseUint(fields[startTime], 10, 64)
-	if err == nil && fields[0] == "Z" {
+	// Its first thread may end before the others; what an init has to take with
+	// it goes with the last.
+	if err == nil && fields[0] == "Z" && fields[threads] == "1" {
 		return Process{}, fmt.Errorf("process %d has ended", pid)
 	}
 	return Process{pid, start}, err
