@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"hearth/internal/hands/sandbox/reexec"
 )
 
 // The exit codes of every command.
@@ -22,9 +21,6 @@ const (
 )
 
 func main() {
-	// A sandbox is this same binary started under another name; nothing may
-	// come before that turn-off.
-	reexec.MaybeRun()
 	os.Exit(run(os.Args[1:]))
 }
 

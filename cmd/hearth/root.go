@@ -53,7 +53,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "resource", Title: "Operate it:"},
 	)
 	root.AddCommand(
-		newDemo(), newDev(), newRun(),
+		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(),
 		newAgents(), newEnvironments(), newKeys(), newSessions(),
 		newVersion(),

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -27,6 +28,8 @@ type Config struct {
 	// Processes bounds how many processes the shell and what it starts may be;
 	// 0 for no bound.
 	Processes int
+	// Start starts the shell. Default (*exec.Cmd).Start.
+	Start func(*exec.Cmd) error
 	// Init says that this process is the first of its pid namespace, and so has
 	// to reap what its orphans leave.
 	Init bool
@@ -50,7 +53,10 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	}
 	defer root.Close()
 	files := &files{root: root, workdir: root.Name()}
-	shell := &shell{workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill, processes: cfg.Processes}
+	if cfg.Start == nil {
+		cfg.Start = (*exec.Cmd).Start
+	}
+	shell := &shell{start: cfg.Start, workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill, processes: cfg.Processes}
 	if cfg.Init {
 		shell.orphans = newOrphans(ctx)
 	}

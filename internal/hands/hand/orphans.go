@@ -39,14 +39,14 @@ func newOrphans(ctx context.Context) *orphans {
 	return o
 }
 
-// start starts a child that os/exec will wait for.
-func (o *orphans) start(cmd *exec.Cmd) error {
+// start starts, by way of how, a child that os/exec will wait for.
+func (o *orphans) start(how func(*exec.Cmd) error, cmd *exec.Cmd) error {
 	if o == nil {
-		return cmd.Start()
+		return how(cmd)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	err := cmd.Start()
+	err := how(cmd)
 	if err == nil {
 		o.own[cmd.Process.Pid] = true
 	}

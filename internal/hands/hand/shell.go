@@ -24,6 +24,7 @@ type shell struct {
 	workdir string
 	env     []string
 	spill   func(text string) (path string, err error)
+	start   func(*exec.Cmd) error
 	orphans *orphans // nil unless this process is an init
 	// processes bounds what the shell may start; 0 for no bound. It is the
 	// shell's own limit, not this process's, which shares its user and must
@@ -189,7 +190,7 @@ func (s *shell) startBash() (*bash, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = commandsR, outputW, outputW
 	cmd.ExtraFiles = []*os.File{statusW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := s.orphans.start(cmd); err != nil {
+	if err := s.orphans.start(s.start, cmd); err != nil {
 		closeAll()
 		return nil, err
 	}

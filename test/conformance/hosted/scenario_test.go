@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"hearth/internal/hands/sandbox/reexec"
 	"hearth/internal/hands/worker"
 	"hearth/test/conformance/hosted"
 )
@@ -22,7 +21,6 @@ const maxIdle = 400 * time.Millisecond
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
-	reexec.MaybeRun()
 	runVictim()
 	flag.Parse()
 	// The scenarios wait for leases and idle times far more than they compute.

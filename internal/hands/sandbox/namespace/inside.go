@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +49,7 @@ func serve() error {
 			return err
 		}
 	}
+	var launch func(*exec.Cmd) error
 	for _, step := range []struct {
 		what string
 		do   func() error
@@ -57,6 +59,7 @@ func serve() error {
 		{"bring up the loopback", loopbackUp},
 		{"set limits", func() error { return setLimits(in) }},
 		{"go to the working directory", func() error { return unix.Chdir(sandbox.GuestWorkdir) }},
+		{"prepare to start the shell", func() (err error) { launch, err = newLauncher(); return err }},
 		{"give up rights", giveUp},
 	} {
 		if err := step.do(); err != nil {
@@ -64,7 +67,7 @@ func serve() error {
 		}
 	}
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true, Processes: cmp.Or(in.Processes, defaultProcesses),
+		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
 	})
 }
 

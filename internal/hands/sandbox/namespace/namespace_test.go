@@ -7,12 +7,10 @@ import (
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/namespace"
-	"hearth/internal/hands/sandbox/reexec"
 	"hearth/internal/hands/sandbox/sandboxtest"
 )
 
 func TestMain(m *testing.M) {
-	reexec.MaybeRun()
 	sandboxtest.MaybeRun(newEngine)
 	os.Exit(m.Run())
 }

@@ -1,8 +1,11 @@
 package namespace
 
 import (
+	"errors"
 	"fmt"
+	"os/exec"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf"
@@ -42,23 +45,54 @@ func dropCapabilities() error {
 	for _, c := range kept {
 		keep[c/32] |= 1 << (c % 32)
 	}
-	for c := range 64 {
-		if keep[c/32]&(1<<(c%32)) != 0 {
-			continue
-		}
-		_, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0)
-		if errno == unix.EINVAL {
-			break // beyond the last capability this kernel knows
-		}
-		if errno != 0 {
-			return errno
-		}
-	}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := [2]unix.CapUserData{{Effective: keep[0], Permitted: keep[0]}, {Effective: keep[1], Permitted: keep[1]}}
 	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
 		return errno
+	}
+	return nil
+}
+
+// newLauncher returns what starts the shell: a thread that may never again be
+// given the capabilities that are not kept, nor may what it starts. The hand
+// itself starts nothing else and, without new privileges, gains none either;
+// to forbid it on all its threads would cost more than all other walls.
+func newLauncher() (func(*exec.Cmd) error, error) {
+	type order struct {
+		cmd     *exec.Cmd
+		started chan error
+	}
+	orders := make(chan order)
+	bound := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		bound <- boundCapabilities()
+		for o := range orders {
+			o.started <- o.cmd.Start()
+		}
+	}()
+	launch := func(cmd *exec.Cmd) error {
+		o := order{cmd, make(chan error)}
+		orders <- o
+		return <-o.started
+	}
+	return launch, <-bound
+}
+
+// boundCapabilities bounds what the calling thread may ever have.
+func boundCapabilities() error {
+	for c := range 64 {
+		if slices.Contains(kept, c) {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			break // beyond the last capability this kernel knows
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type root struct {
 	Scratch string
 	// Workdir is the session's working directory.
 	Workdir string
+	// System are those of the host's directories that lie under an overlay.
+	System []string
 }
 
 // system are the host's directories a sandbox sees. What it writes to them goes
@@ -43,7 +45,11 @@ func newRoot(dir, workdir string, users mapping) (root, error) {
 	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Workdir: workdir}
 	made := []string{r.Mount, r.Scratch}
 	for _, name := range system {
-		made = append(made, r.upper(name), r.work(name))
+		// Most are links into usr today, and need nothing.
+		if info, err := os.Lstat("/" + name); err == nil && info.IsDir() {
+			r.System = append(r.System, name)
+			made = append(made, r.upper(name), r.work(name))
+		}
 	}
 	for name := range own {
 		made = append(made, r.own(name))
@@ -53,7 +59,7 @@ func newRoot(dir, workdir string, users mapping) (root, error) {
 			return r, err
 		}
 	}
-	for _, name := range system {
+	for _, name := range r.System {
 		if err := chown(users, r.upper(name)); err != nil {
 			return r, err
 		}

@@ -1,28 +1,23 @@
-// Package reexec lets one binary be several programs: a process that was
-// started under the name of an entry runs that entry instead of main. Engines
-// register what runs inside their sandboxes. It may call no package of ours.
+// Package reexec lets one binary be several programs: a process started under
+// the name of an entry runs that entry instead of main. Engines register what
+// runs inside their sandboxes. It may call no package of ours.
 package reexec
 
 import "os"
 
-// entries are the programs inside this one, by argv[0]. Written only while
-// packages are initialised.
-var entries = map[string]func(){}
-
-// Register makes run what a process called name does. Call it from init.
+// Register makes run what a process called name does: in such a process it
+// runs run and then exits, and does not return. Call it from init. There the
+// packages that run needs are ready, and the many that the rest of the binary
+// needs have not been waited for.
 func Register(name string, run func()) {
-	if _, taken := entries[name]; taken {
-		panic("reexec: " + name + " is registered twice")
+	if os.Args[0] != name {
+		return
 	}
-	entries[name] = run
-}
-
-// MaybeRun runs the entry this process was started as, and then exits; it
-// returns at once in a process started under any other name. It must come
-// first in main and in TestMain.
-func MaybeRun() {
-	if run, ok := entries[os.Args[0]]; ok {
+	// Elsewhere than on this goroutine, which is tied to its thread as long as
+	// packages are initialised.
+	go func() {
 		run()
 		os.Exit(0)
-	}
+	}()
+	select {}
 }

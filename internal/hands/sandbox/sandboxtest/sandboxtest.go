@@ -26,8 +26,8 @@ const (
 )
 
 // MaybeRun takes over, and never returns, when this process was started by the
-// suite to own a sandbox or to probe one from inside. Call it in TestMain,
-// after the engine's own re-execution hook.
+// suite to own a sandbox or to probe one from inside. Call it first
+// thing in TestMain.
 func MaybeRun(newEngine Maker) {
 	if len(os.Args) < 2 {
 		return

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hearth/internal/bench"
+)
+
+const benchHelp = `Measure Hearth on this machine, beside the official Go worker on the same server
+in the same run, and print tables in Markdown.
+
+  claim      work offered → claimed, idle worker
+  call       tool call in the log → result accepted
+  sessions   sessions per second to completion
+  events     durable events per second through the API, on SQLite and, with
+             HEARTH_DATABASE_URL, on Postgres
+  memory     what 1,000 open sessions cost the server
+
+Everything runs in temporary directories. Leave the machine alone meanwhile.`
+
+func newBench() *cobra.Command {
+	cfg := bench.Config{}
+	cmd := &cobra.Command{
+		Use:       "bench [PART …]",
+		Short:     "Measure this machine",
+		Long:      benchHelp,
+		GroupID:   "start",
+		Example:   "  hearth bench claim call\n  hearth bench > figures.md",
+		ValidArgs: bench.Parts(),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			for _, name := range args {
+				if !slices.Contains(bench.Parts(), name) {
+					return usageError("%q is not one of %s", name, strings.Join(bench.Parts(), ", "))
+				}
+			}
+			if cfg.Binary, err = os.Executable(); err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			cfg.Progress = cmd.ErrOrStderr()
+			return bench.Run(cmd.Context(), cfg, args, cmd.OutOrStdout())
+		},
+	}
+	registerEngine(cmd.Flags(), &cfg.Engine)
+	cmd.Flags().StringVar(&cfg.DatabaseURL, "database-url", "", "an empty Postgres database to measure as well")
+	cmd.Flags().Float64Var(&cfg.Scale, "scale", 1, "measure that many times as often")
+	cmd.AddCommand(&cobra.Command{
+		Use: "official-worker", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return bench.OfficialWorker(cmd.Context()) },
+	})
+	return cmd
+}
