@@ -171,20 +171,28 @@ func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) {
 		if out.Open, err = openCalls(ctx, tx, r.SessionID); err != nil {
 			return err
 		}
-		events, err := readEvents(ctx, tx, "session_id = ? ORDER BY seq", r.SessionID)
-		for _, e := range events {
-			if e.Event.ProcessedAt == nil {
-				out.Inbox = append(out.Inbox, e)
-			} else {
-				out.Log = append(out.Log, e)
-			}
+		if out.Log, err = r.store.log(ctx, tx, r.SessionID); err != nil {
+			return err
 		}
+		out.Inbox, err = readEvents(ctx, tx, "session_id = ? AND processed_at IS NULL ORDER BY seq", r.SessionID)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read session %s: %w", r.SessionID, err)
 	}
+	r.store.recent.put(r.SessionID, out.Log)
 	return &out, nil
+}
+
+// log is the events that took effect: those remembered and those since.
+func (s *Store) log(ctx context.Context, tx db.Tx, sessionID string) ([]LogEvent, error) {
+	known := s.recent.get(sessionID)
+	last := int64(0)
+	if n := len(known); n > 0 {
+		last = known[n-1].Seq
+	}
+	since, err := readEvents(ctx, tx, "session_id = ? AND seq > ? AND processed_at IS NOT NULL ORDER BY seq", sessionID, last)
+	return append(known, since...), err
 }
 
 // CallKind is who answers a call.

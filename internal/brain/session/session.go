@@ -38,6 +38,7 @@ type Store struct {
 	runTTL time.Duration
 	queue  Offerer
 	now    func() time.Time
+	recent *recent
 }
 
 //go:embed migrations/*.sql
@@ -56,7 +57,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.DB.Migrate(ctx, "session", dir); err != nil {
 		return nil, err
 	}
-	return &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now}, nil
+	return &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}, nil
 }
 
 // UseQueue tells the store where sessions are offered. Queue and store need
