@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,12 +30,8 @@ func newBench() *cobra.Command {
 		GroupID:   "start",
 		Example:   "  hearth bench claim call\n  hearth bench > figures.md",
 		ValidArgs: bench.Parts(),
+		Args:      cobra.OnlyValidArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			for _, name := range args {
-				if !slices.Contains(bench.Parts(), name) {
-					return usageError("%q is not one of %s", name, strings.Join(bench.Parts(), ", "))
-				}
-			}
 			if cfg.Binary, err = os.Executable(); err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}

@@ -23,10 +23,10 @@ type sqlite struct {
 	migrator *sql.DB // opens a connection only while migrating
 	readers  *sql.DB
 	reading  *statements // prepared on readers
-	// slots bounds the read transactions to one less than the readers'
-	// connections: a transaction prepares new statements on the pool, and must
-	// find a connection there while all others hold theirs.
-	slots chan struct{}
+	// reads are waiting for a reader's goroutine. There is one less of them than
+	// the readers' connections: a transaction prepares new statements on the
+	// pool, and must find a connection there while all others hold theirs.
+	reads chan func()
 
 	queue   chan *job
 	closing chan struct{} // closed by close
@@ -82,10 +82,13 @@ func openSQLite(ctx context.Context, path string, h *hub) (*sqlite, error) {
 	readers.SetMaxIdleConns(atOnce + 1)
 	s := &sqlite{
 		hub: h, writer: writer, migrator: migrator, readers: readers, reading: newStatements(),
-		slots: make(chan struct{}, atOnce),
+		reads: make(chan func()),
 		queue: make(chan *job, batchLimit), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	go s.writeLoop()
+	for range atOnce {
+		go s.readLoop()
+	}
 	return s, nil
 }
 
@@ -107,19 +110,43 @@ func (s *sqlite) close() error {
 	return errors.Join(s.readers.Close(), s.migrator.Close(), s.writer.Close())
 }
 
-func (s *sqlite) read(ctx context.Context, fn func(Tx) error) error {
+// read runs fn on a reader's goroutine. SQLite needs deep stacks; so the callers
+// do not get them, of whom there may be ten thousand that wait for events.
+func (s *sqlite) read(ctx context.Context, fn func(Tx) error) (err error) {
+	done := make(chan struct{})
+	job := func() {
+		defer close(done)
+		err = s.readNow(ctx, fn)
+	}
 	select {
-	case s.slots <- struct{}{}:
+	case s.reads <- job:
+		<-done
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.closing:
+		return errClosed
 	}
-	defer func() { <-s.slots }()
+}
+
+func (s *sqlite) readLoop() {
+	for {
+		select {
+		case job := <-s.reads:
+			job()
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+func (s *sqlite) readNow(ctx context.Context, fn func(Tx) error) error {
 	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	return fn(&sqliteTx{prepare: func(ctx context.Context, query string) (*sql.Stmt, error) {
+	return protect(fn, &sqliteTx{prepare: func(ctx context.Context, query string) (*sql.Stmt, error) {
 		stmt, err := s.reading.get(query, func() (*sql.Stmt, error) { return s.readers.PrepareContext(context.WithoutCancel(ctx), query) })
 		if err != nil {
 			return nil, err
