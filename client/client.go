@@ -80,6 +80,14 @@ func (c *Client) RevokeKey(ctx context.Context, environmentID, keyID string) (ap
 	return key, err
 }
 
+// WorkStats describes the queue of an environment. An environment key may ask
+// for it as well as an API key.
+func (c *Client) WorkStats(ctx context.Context, environmentID string) (api.WorkStats, error) {
+	var stats api.WorkStats
+	err := c.Do(ctx, http.MethodGet, "v1/environments/"+url.PathEscape(environmentID)+"/work/stats", nil, &stats)
+	return stats, err
+}
+
 func keysPath(environmentID string) string {
 	return "v1/environments/" + url.PathEscape(environmentID) + "/keys"
 }

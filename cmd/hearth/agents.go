@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hearth/api"
+	"hearth/client"
 )
 
 var agentColumns = []column[api.Agent]{
@@ -24,7 +25,7 @@ func newAgents() *cobra.Command {
 	cmd := &cobra.Command{Use: "agents", Short: "List, show and create agents", GroupID: "resource"}
 	cmd.AddCommand(
 		newList("agents", "v1/agents", agentColumns),
-		newGet("agent", "v1/agents/", agentColumns),
+		newGet("agent", "v1/agents/", "agent_…", agentColumns),
 		newAgentCreate(),
 	)
 	return cmd
@@ -47,9 +48,6 @@ overrides the name in it.`,
   hearth agents create helper --file agent.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			c, _, err := to.connect()
 			if err != nil {
 				return err
@@ -96,13 +94,11 @@ func newList[T any](plural, path string, columns []column[T]) *cobra.Command {
 		archived bool
 	)
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List " + plural + ", newest first",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List " + plural + ", newest first",
+		Example: "  hearth " + plural + " list\n  hearth " + plural + " list --limit 5 -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			c, _, err := to.connect()
 			if err != nil {
 				return err
@@ -126,31 +122,13 @@ func newList[T any](plural, path string, columns []column[T]) *cobra.Command {
 }
 
 // newGet makes the get command of a resource; prefix is its path up to the id.
-func newGet[T any](singular, prefix string, columns []column[T]) *cobra.Command {
-	var (
-		to  endpoint
-		out output
-	)
-	cmd := &cobra.Command{
-		Use:   "get ID",
-		Short: "Show one " + singular,
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			c, _, err := to.connect()
-			if err != nil {
-				return err
-			}
+func newGet[T any](singular, prefix, exampleID string, columns []column[T]) *cobra.Command {
+	return newCall("get ID", "Show one "+singular, "  hearth "+singular+"s get "+exampleID+" -o json",
+		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
 			var object T
 			if err := c.Do(cmd.Context(), http.MethodGet, prefix+url.PathEscape(args[0]), nil, &object); err != nil {
 				return err
 			}
 			return printOne(cmd, out, columns, object)
-		},
-	}
-	to.register(cmd.Flags())
-	out.register(cmd.Flags())
-	return cmd
+		})
 }

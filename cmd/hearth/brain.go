@@ -45,7 +45,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
-	flags.StringVar(&b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)")
+	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
 	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
@@ -55,6 +55,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 // brain is the control plane of one server.
 type brain struct {
 	cfg      brainConfig
+	lock     *os.File // held on the data directory
 	db       *db.DB
 	keys     *auth.Keys
 	queue    *queue.Queue
@@ -71,16 +72,23 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
+	lock, err := lockData(cfg.data)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{devFile, serveFile} {
+		_ = os.Remove(filepath.Join(cfg.data, name)) // left by one that was killed, or absent
+	}
 	if cfg.databaseURL == "" {
 		cfg.databaseURL = "sqlite://" + filepath.Join(cfg.data, "hearth.db")
 	}
 	database, err := db.Open(ctx, db.Config{URL: cfg.databaseURL, Log: cfg.log})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
-	b := &brain{cfg: cfg, db: database}
+	b := &brain{cfg: cfg, lock: lock, db: database}
 	if err := b.assemble(ctx); err != nil {
-		return nil, errors.Join(err, database.Close())
+		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
 }
@@ -128,7 +136,7 @@ func (b *brain) operatorKey(ctx context.Context) (string, error) {
 		kept, err := readSecretFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			kept = secret.New(secret.PrefixAPIKey)
-			err = os.WriteFile(path, []byte(kept+"\n"), 0o600)
+			err = writePrivate(path, kept)
 			b.cfg.log.Info("made an API key", "file", path)
 		}
 		if err != nil {
@@ -142,17 +150,13 @@ func (b *brain) operatorKey(ctx context.Context) (string, error) {
 // adapter picks what thinks.
 func (b *brain) adapter() (model.Adapter, error) {
 	key := os.Getenv(modelKey)
-	switch name := b.cfg.thinksWith(); name {
-	case modelRehearsal:
+	switch {
+	case b.cfg.thinksWith() == modelRehearsal:
 		return rehearsal.New(), nil
-	case modelAnthropic:
-		if key == "" {
-			return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
-		}
-		return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
-	default:
-		return nil, usageError("--model: %q is not one of %s, %s", name, modelRehearsal, modelAnthropic)
+	case key == "":
+		return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
 	}
+	return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
 }
 
 // What can think, and the variable with its key.
@@ -186,7 +190,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	return group.Wait()
 }
 
-func (b *brain) close() error { return b.db.Close() }
+func (b *brain) close() error { return errors.Join(b.db.Close(), b.lock.Close()) }
 
 // baseURL is the address at which this host reaches a listener.
 func baseURL(listener net.Listener) string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"hearth/client"
@@ -22,12 +23,18 @@ type endpoint struct {
 }
 
 func (e *endpoint) register(flags *pflag.FlagSet) {
-	flags.StringVar(&e.baseURL, "base-url", "", "the server's address (default: that of a running hearth dev, else "+defaultBaseURL+")")
-	flags.StringVar(&e.apiKeyFile, "api-key-file", "", "file with the API key (default: HEARTH_API_KEY, else that of a running hearth dev)")
-	flags.StringVar(&e.data, "data", defaultDataDir(), "where hearth dev keeps its state, to find a running one")
+	flags.StringVar(&e.baseURL, "base-url", "", "the server's address (default: that of the hearth dev or serve running on --data, else "+defaultBaseURL+")")
+	flags.StringVar(&e.apiKeyFile, "api-key-file", "", "file with the API key (default: HEARTH_API_KEY, else that of the server running on --data)")
+	flags.StringVar(&e.data, "data", defaultDataDir(), "where hearth dev or serve keeps its state, to find a running one")
 }
 
-// devInfo is what hearth dev writes to dev.json once it is ready.
+// Where a server announces itself in its data directory once it is ready.
+const (
+	devFile   = "dev.json"
+	serveFile = "serve.json"
+)
+
+// devInfo is what hearth dev announces.
 type devInfo struct {
 	BaseURL        string `json:"base_url"`
 	APIKey         string `json:"api_key"`
@@ -39,9 +46,9 @@ type devInfo struct {
 // connect resolves the server and its key, each from the most explicit place
 // that names it.
 func (e *endpoint) connect() (*client.Client, devInfo, error) {
-	dev := readDevInfo(e.data)
+	running := readInfo(e.data)
 	info := devInfo{
-		BaseURL: firstOf(e.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), dev.BaseURL, defaultBaseURL),
+		BaseURL: firstOf(e.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), running.BaseURL, defaultBaseURL),
 		APIKey:  os.Getenv("HEARTH_API_KEY"),
 	}
 	if e.apiKeyFile != "" {
@@ -51,24 +58,28 @@ func (e *endpoint) connect() (*client.Client, devInfo, error) {
 		}
 		info.APIKey = key
 	}
-	if info.BaseURL == dev.BaseURL {
-		info.APIKey = firstOf(info.APIKey, dev.APIKey)
-		info.AgentID, info.EnvironmentID = dev.AgentID, dev.EnvironmentID
+	if info.BaseURL == running.BaseURL {
+		info.APIKey = firstOf(info.APIKey, running.APIKey)
+		info.AgentID, info.EnvironmentID = running.AgentID, running.EnvironmentID
 	}
 	info.APIKey = firstOf(info.APIKey, os.Getenv("ANTHROPIC_API_KEY"))
 	if info.APIKey == "" {
-		return nil, info, usageError("no API key: set HEARTH_API_KEY or --api-key-file, or start hearth dev")
+		return nil, info, usageError("no API key for %s: set HEARTH_API_KEY, or name a file with it by --api-key-file (a server keeps its own in DATA/api-key), or start hearth dev", info.BaseURL)
 	}
 	return client.New(info.BaseURL, info.APIKey), info, nil
 }
 
-func readDevInfo(data string) devInfo {
-	var info devInfo
-	raw, err := os.ReadFile(filepath.Join(data, "dev.json"))
-	if err != nil || json.Unmarshal(raw, &info) != nil {
-		return devInfo{}
+// readInfo reads what a server that keeps its state in data has announced:
+// hearth dev, or hearth serve, which has less to tell.
+func readInfo(data string) devInfo {
+	for _, name := range []string{devFile, serveFile} {
+		var info devInfo
+		raw, err := os.ReadFile(filepath.Join(data, name))
+		if err == nil && json.Unmarshal(raw, &info) == nil {
+			return info
+		}
 	}
-	return info
+	return devInfo{}
 }
 
 func readSecretFile(path string) (string, error) {
@@ -84,16 +95,21 @@ func readSecretFile(path string) (string, error) {
 }
 
 // writePrivate writes a file that only its owner may read, and never half of it.
-func writePrivate(path string, v any) error {
-	raw, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
+func writePrivate(path, text string) error {
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, append(raw, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(temporary, []byte(text+"\n"), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(temporary, path)
+}
+
+// announce writes what others need to find a server, once it is ready.
+func announce(path string, info any) error {
+	raw, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writePrivate(path, string(raw))
 }
 
 // defaultDataDir is hearth's directory among the user's data.
@@ -115,4 +131,29 @@ func firstOf(values ...string) string {
 		}
 	}
 	return ""
+}
+
+// newCall makes a command that asks a server for something and prints the
+// answer. It takes as many arguments as use names.
+func newCall(use, short, example string, run func(*cobra.Command, *client.Client, output, []string) error) *cobra.Command {
+	var (
+		to  endpoint
+		out output
+	)
+	cmd := &cobra.Command{
+		Use:     use,
+		Short:   short,
+		Example: example,
+		Args:    cobra.ExactArgs(len(strings.Fields(use)) - 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := to.connect()
+			if err != nil {
+				return err
+			}
+			return run(cmd, c, out, args)
+		},
+	}
+	to.register(cmd.Flags())
+	out.register(cmd.Flags())
+	return cmd
 }

@@ -37,12 +37,10 @@ func newDemo() *cobra.Command {
 		Short:   "Run a real job end to end and show it live",
 		Long:    demoHelp,
 		GroupID: "start",
+		Example: "  hearth demo\n  hearth demo --json | jq .type",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logs.logger()
-			if err != nil {
-				return err
-			}
+			log := logs.logger()
 			dir, err := os.MkdirTemp("", "hearth-demo-")
 			if err != nil {
 				return err

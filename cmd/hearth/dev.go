@@ -35,13 +35,12 @@ func newDev() *cobra.Command {
 		Short:   "Run brain and hands in one process",
 		Long:    devHelp,
 		GroupID: "start",
-		Args:    cobra.NoArgs,
+		Example: `  hearth dev
+  hearth dev --listen 127.0.0.1:0 --data /tmp/try     # any free port; see /tmp/try/dev.json
+  HEARTH_MODEL_API_KEY=… hearth dev                   # think with a real model`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logs.logger()
-			if err != nil {
-				return err
-			}
-			dev.brain.log = log
+			dev.brain.log = logs.logger()
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				fmt.Fprintf(cmd.OutOrStdout(), `hearth dev is ready (Ctrl-C ends it)
 
@@ -102,8 +101,8 @@ func (d devConfig) serveAndUse(ctx context.Context, b *brain, info devInfo, use 
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(d.brain.data, "dev.json")
-	if err := writePrivate(path, info); err != nil {
+	path := filepath.Join(d.brain.data, devFile)
+	if err := announce(path, info); err != nil {
 		return err
 	}
 	defer os.Remove(path)
@@ -162,22 +161,29 @@ func (d devConfig) furnish(ctx context.Context, info devInfo) (devInfo, error) {
 		}
 		info.AgentID = made.ID
 	}
-	key, err := d.environmentKey(ctx, c, info.EnvironmentID)
+	key, err := d.environmentKey(ctx, c, info.BaseURL, info.EnvironmentID)
 	info.EnvironmentKey = key
 	return info, err
 }
 
 // environmentKey is the key kept from an earlier start, or a new one.
-func (d devConfig) environmentKey(ctx context.Context, c *client.Client, environmentID string) (string, error) {
+func (d devConfig) environmentKey(ctx context.Context, c *client.Client, baseURL, environmentID string) (string, error) {
 	path := filepath.Join(d.brain.data, keyFile)
-	if kept, err := readSecretFile(path); err == nil {
+	if kept, err := readSecretFile(path); err == nil && opens(ctx, baseURL, kept, environmentID) {
 		return kept, nil
 	}
 	key, err := c.CreateKey(ctx, environmentID, client.KeyParams{Name: devName})
 	if err != nil {
 		return "", err
 	}
-	return key.Key, os.WriteFile(path, []byte(key.Key+"\n"), 0o600)
+	return key.Key, writePrivate(path, key.Key)
+}
+
+// opens tells whether a kept key still serves the environment: it may have been
+// revoked since, or made for another database.
+func opens(ctx context.Context, baseURL, key, environmentID string) bool {
+	_, err := client.New(baseURL, key).WorkStats(ctx, environmentID)
+	return err == nil
 }
 
 // model is the model of the agent hearth dev makes.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"net/http"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"hearth/api"
+	"hearth/client"
 )
 
 var environmentColumns = []column[api.Environment]{
@@ -19,9 +21,46 @@ func newEnvironments() *cobra.Command {
 	cmd := &cobra.Command{Use: "environments", Aliases: []string{"envs"}, Short: "List, show and create environments", GroupID: "resource"}
 	cmd.AddCommand(
 		newList("environments", "v1/environments", environmentColumns),
-		newGet("environment", "v1/environments/", environmentColumns),
+		newGet("environment", "v1/environments/", "env_…", environmentColumns),
 		newEnvironmentCreate(),
+		newEnvironmentStats(),
 	)
+	return cmd
+}
+
+var statsColumns = []column[api.WorkStats]{
+	{"QUEUED", func(s api.WorkStats) string { return strconv.FormatInt(s.Depth, 10) }},
+	{"PENDING", func(s api.WorkStats) string { return strconv.FormatInt(s.Pending, 10) }},
+	{"OLDEST", func(s api.WorkStats) string {
+		if s.OldestQueuedAt == nil {
+			return "-"
+		}
+		return since(*s.OldestQueuedAt)
+	}},
+	{"WORKERS", func(s api.WorkStats) string {
+		if s.WorkersPolling == nil {
+			return "-"
+		}
+		return strconv.FormatInt(*s.WorkersPolling, 10)
+	}},
+}
+
+func newEnvironmentStats() *cobra.Command {
+	cmd := newCall("stats ID", "Show an environment's queue", "  hearth environments stats env_…\n  hearth environments stats env_… -o json",
+		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
+			stats, err := c.WorkStats(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return printOne(cmd, out, statsColumns, stats)
+		})
+	cmd.Long = `Show an environment's queue:
+
+  QUEUED    sessions waiting for a worker to claim them
+  PENDING   sessions claimed and not yet acknowledged
+  OLDEST    when the one of these that has waited longest was queued
+  WORKERS   workers that have asked for work in the last 30 seconds; one that
+            serves as many sessions as it may does not ask`
 	return cmd
 }
 
@@ -38,11 +77,9 @@ func newEnvironmentCreate() *cobra.Command {
 
 A self_hosted environment is served by your own workers (hearth worker), a
 cloud environment by those built into the server (hearth serve --hands).`,
-		Args: cobra.ExactArgs(1),
+		Example: "  hearth environments create site-a\n  hearth environments create built-in --type cloud",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			c, _, err := to.connect()
 			if err != nil {
 				return err
@@ -57,6 +94,7 @@ cloud environment by those built into the server (hearth serve --hands).`,
 	}
 	to.register(cmd.Flags())
 	out.register(cmd.Flags())
-	cmd.Flags().StringVar(&kind, "type", api.EnvironmentSelfHosted, "self_hosted or cloud")
+	kind = api.EnvironmentSelfHosted
+	oneOf(cmd.Flags(), &kind, "type", "", "self_hosted or cloud", api.EnvironmentSelfHosted, api.EnvironmentCloud)
 	return cmd
 }

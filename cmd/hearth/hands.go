@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -25,20 +25,16 @@ const (
 )
 
 func registerEngine(flags *pflag.FlagSet, engine *string) {
-	flags.StringVar(engine, "engine", engineNamespace, "what isolates a session: namespace, or process (nothing does: only for code you would run yourself)")
+	*engine = engineNamespace
+	oneOf(flags, engine, "engine", "", "what isolates a session: namespace, or process (nothing does: only for code you would run yourself)", engineNamespace, engineProcess)
 }
 
 // newEngine makes the engine of that name and makes sure it works here.
 func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sandbox.Engine, error) {
-	var engine sandbox.Engine
-	switch name {
-	case engineNamespace:
-		engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
-	case engineProcess:
+	var engine sandbox.Engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
+	if name == engineProcess {
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
 		engine = process.New(stateDir, log)
-	default:
-		return nil, usageError("--engine: %q is not one of %s", name, strings.Join([]string{engineNamespace, engineProcess}, ", "))
 	}
 	if err := engine.Check(ctx); err != nil {
 		return nil, usageError("the %s engine does not work on this host: %w", name, err)
@@ -81,26 +77,34 @@ const cloudEvery = time.Second
 // serveCloud runs a worker for each cloud environment until ctx ends. The
 // workers use the API like any other.
 func (b *brain) serveCloud(ctx context.Context, baseURL string, hands handsConfig) error {
-	group, ctx := errgroup.WithContext(ctx)
-	served := map[string]bool{}
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	var served sync.Map // ids of environments that have a worker
 	for ctx.Err() == nil {
 		environments, _, err := b.envs.List(ctx, auth.DefaultWorkspace, "", 1000, false)
 		if err != nil && ctx.Err() == nil {
 			hands.log.Error("could not list environments", "error", err)
 		}
 		for _, e := range environments {
-			if e.Config.Type != api.EnvironmentCloud || served[e.ID] {
+			if e.Config.Type != api.EnvironmentCloud {
 				continue
 			}
-			served[e.ID] = true
-			group.Go(func() error { return b.serveEnvironment(ctx, baseURL, e.ID, hands) })
+			if _, already := served.LoadOrStore(e.ID, true); already {
+				continue
+			}
+			workers.Go(func() {
+				defer served.Delete(e.ID)
+				if err := b.serveEnvironment(ctx, baseURL, e.ID, hands); err != nil && ctx.Err() == nil {
+					hands.log.Warn("a built-in worker has ended; there will be another if its environment is still there", "environment", e.ID, "error", err)
+				}
+			})
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(cloudEvery):
 		}
 	}
-	return group.Wait()
+	return nil
 }
 
 // serveEnvironment runs a built-in worker with a key of its own, good for the
@@ -112,16 +116,12 @@ func (b *brain) serveEnvironment(ctx context.Context, baseURL, environmentID str
 	}
 	defer func() {
 		if _, err := b.envs.RevokeKey(context.WithoutCancel(ctx), auth.DefaultWorkspace, environmentID, key.ID); err != nil {
-			hands.log.Warn("could not revoke the built-in worker's key", "error", err)
+			hands.log.Warn("could not revoke the built-in worker's key", "environment", environmentID, "error", err)
 		}
 	}()
 	w, err := hands.open(ctx, target{baseURL: baseURL, environmentID: environmentID, key: key.Key})
 	if err != nil {
 		return err
 	}
-	if err := w.Run(ctx); err != nil {
-		// An environment that was deleted takes its key with it.
-		hands.log.Warn("a built-in worker has ended", "environment", environmentID, "error", err)
-	}
-	return nil
+	return w.Run(ctx)
 }

@@ -41,7 +41,7 @@ func newKeys() *cobra.Command {
 }
 
 func newKeyList() *cobra.Command {
-	return newKeyCommand("list ENVIRONMENT", "List the keys of an environment, without their secrets", 1,
+	return newCall("list ENVIRONMENT", "List the keys of an environment, without their secrets", "  hearth keys list env_…",
 		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
 			keys, err := c.ListKeys(cmd.Context(), args[0])
 			if err != nil {
@@ -56,7 +56,8 @@ func newKeyCreate() *cobra.Command {
 		name    string
 		expires time.Duration
 	)
-	cmd := newKeyCommand("create ENVIRONMENT", "Create a key and print its secret, once", 1,
+	cmd := newCall("create ENVIRONMENT", "Create a key and print its secret, once",
+		"  hearth keys create env_… --name site-a > worker.key && chmod 600 worker.key",
 		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
 			params := client.KeyParams{Name: name}
 			if expires > 0 {
@@ -75,14 +76,13 @@ func newKeyCreate() *cobra.Command {
 			fmt.Fprintln(cmd.OutOrStdout(), key.Key)
 			return nil
 		})
-	cmd.Example = "  hearth keys create env_… --name site-a > worker.key && chmod 600 worker.key"
 	cmd.Flags().StringVar(&name, "name", "worker", "what the key is called in lists")
 	cmd.Flags().DurationVar(&expires, "expires", 0, "how long the key is valid, 720h say (0: until revoked)")
 	return cmd
 }
 
 func newKeyRevoke() *cobra.Command {
-	return newKeyCommand("revoke ENVIRONMENT KEY", "Revoke a key; its next request is refused", 2,
+	return newCall("revoke ENVIRONMENT KEY", "Revoke a key; its next request is refused", "  hearth keys revoke env_… envkey_…",
 		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
 			key, err := c.RevokeKey(cmd.Context(), args[0], args[1])
 			if err != nil {
@@ -90,29 +90,4 @@ func newKeyRevoke() *cobra.Command {
 			}
 			return printOne(cmd, out, keyColumns, key)
 		})
-}
-
-func newKeyCommand(use, short string, args int, run func(*cobra.Command, *client.Client, output, []string) error) *cobra.Command {
-	var (
-		to  endpoint
-		out output
-	)
-	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.ExactArgs(args),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			c, _, err := to.connect()
-			if err != nil {
-				return err
-			}
-			return run(cmd, c, out, args)
-		},
-	}
-	to.register(cmd.Flags())
-	out.register(cmd.Flags())
-	return cmd
 }

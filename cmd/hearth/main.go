@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
 )
 
 // The exit codes of every command.
@@ -42,6 +41,9 @@ func run(args []string) int {
 			fmt.Fprintln(os.Stderr, "hearth:", coded.err)
 		}
 		return coded.code
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
 	}
 	fmt.Fprintln(os.Stderr, "hearth:", describe(err))
 	return exitFailed

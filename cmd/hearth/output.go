@@ -21,14 +21,8 @@ import (
 type output struct{ format string }
 
 func (o *output) register(flags *pflag.FlagSet) {
-	flags.StringVarP(&o.format, "output", "o", "table", "how to print: table or json")
-}
-
-func (o *output) check() error {
-	if o.format != "table" && o.format != "json" {
-		return usageError("--output: %q is not one of table, json", o.format)
-	}
-	return nil
+	o.format = "table"
+	oneOf(flags, &o.format, "output", "o", "how to print: table or json", "table", "json")
 }
 
 // column is one column of a table of T.

@@ -4,13 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/anthropics/anthropic-sdk-go"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"hearth/api"
 )
@@ -28,8 +25,9 @@ Try it:
   hearth run '$ uname -a'           start a session and follow it
 
 Every flag can be given in the environment instead: --database-url is
-HEARTH_DATABASE_URL. A flag on the command line wins. Secrets are read from the
-environment or from files only, so that they never show in a list of processes.
+HEARTH_DATABASE_URL. A flag on the command line wins, and an empty variable
+counts as absent. Secrets are read from the environment or from files only, so
+that they never show in a list of processes.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the session waits for an answer.`
 
@@ -44,9 +42,7 @@ func newRoot() *cobra.Command {
 			return flagsFromEnvironment(cmd.Flags())
 		},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError("%w (see %s --help)", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(misused)
 	root.AddGroup(
 		&cobra.Group{ID: "start", Title: "Start here:"},
 		&cobra.Group{ID: "daemon", Title: "Run Hearth:"},
@@ -58,50 +54,43 @@ func newRoot() *cobra.Command {
 		newAgents(), newEnvironments(), newKeys(), newSessions(),
 		newVersion(),
 	)
+	strict(root)
 	return root
 }
 
-// flagsFromEnvironment sets each flag that the command line left alone from
-// HEARTH_<NAME>, dashes turned to underscores.
-func flagsFromEnvironment(flags *pflag.FlagSet) error {
-	var errs []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		name := "HEARTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		value, ok := os.LookupEnv(name)
-		if f.Changed || !ok || f.Name == "help" {
-			return
-		}
-		if err := flags.Set(f.Name, value); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
-	})
-	if err := errors.Join(errs...); err != nil {
-		return &exitError{code: exitUsage, err: err}
+// strict makes wrong usage an error with the exit code of one. Left to cobra,
+// an unknown command below another is answered with help and success.
+func strict(cmd *cobra.Command) {
+	for _, below := range cmd.Commands() {
+		strict(below)
 	}
-	return nil
+	if !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		cmd.Args, cmd.SuggestionsMinimumDistance = noSuchCommand, 2
+	}
+	validate := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := validate(cmd, args); err != nil {
+			return misused(cmd, err)
+		}
+		return nil
+	}
 }
 
-// logFlags are those of every command that runs for long.
-type logFlags struct{ level, format string }
-
-func (l *logFlags) register(flags *pflag.FlagSet, level string) {
-	flags.StringVar(&l.level, "log-level", level, "what to log: debug, info, warn or error")
-	flags.StringVar(&l.format, "log-format", "text", "how to log: text or json")
+// misused says that a command was used wrongly, and where it is explained.
+func misused(cmd *cobra.Command, err error) error {
+	return usageError("%w (see %s --help)", err, cmd.CommandPath())
 }
 
-func (l *logFlags) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.level)); err != nil {
-		return nil, usageError("--log-level: %q is not one of debug, info, warn, error", l.level)
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
 	}
-	options := &slog.HandlerOptions{Level: level}
-	switch l.format {
-	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
 	}
-	return nil, usageError("--log-format: %q is not one of text, json", l.format)
+	return err
 }
 
 // describe turns an error of the API into its message, as the server wrote it.

@@ -40,11 +40,7 @@ func newServe() *cobra.Command {
   HEARTH_DATABASE_URL=postgres://… hearth serve --listen 0.0.0.0:8400`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logs.logger()
-			if err != nil {
-				return err
-			}
-			cfg.log = log
+			cfg.log = logs.logger()
 			return serve(cmd.Context(), cfg, hands, builtIn)
 		},
 	}
@@ -55,7 +51,7 @@ func newServe() *cobra.Command {
 	return cmd
 }
 
-// serveInfo is what hearth serve writes to serve.json once it is ready.
+// serveInfo is what hearth serve announces.
 type serveInfo struct {
 	BaseURL string `json:"base_url"`
 	APIKey  string `json:"api_key"`
@@ -83,10 +79,11 @@ func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig
 		return err
 	}
 	info := serveInfo{BaseURL: baseURL(listener), APIKey: key, PID: os.Getpid()}
-	if err := writePrivate(filepath.Join(cfg.data, "serve.json"), info); err != nil {
+	path := filepath.Join(cfg.data, serveFile)
+	if err := announce(path, info); err != nil {
 		return err
 	}
-	defer os.Remove(filepath.Join(cfg.data, "serve.json"))
+	defer os.Remove(path)
 	cfg.log.Info("serving", "address", listener.Addr().String(), "model", b.modelName, "version", version())
 	if !hands {
 		return b.run(ctx, listener)

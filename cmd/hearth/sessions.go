@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,13 +25,13 @@ func newSessions() *cobra.Command {
 	cmd := &cobra.Command{Use: "sessions", Short: "List, show, create, follow and end sessions", GroupID: "resource"}
 	cmd.AddCommand(
 		newList("sessions", "v1/sessions", sessionColumns),
-		newGet("session", "v1/sessions/", sessionColumns),
+		newGet("session", "v1/sessions/", "sesn_…", sessionColumns),
 		newSessionCreate(),
 		newSessionEvents(),
 		newSessionConfirm(),
 		newSessionInterrupt(),
-		newSessionEnd("archive ID", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
-		newSessionEnd("delete ID", "Delete a session and its events for good", http.MethodDelete, ""),
+		newSessionEnd("archive", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
+		newSessionEnd("delete", "Delete a session and its events for good", http.MethodDelete, ""),
 	)
 	return cmd
 }
@@ -42,13 +43,11 @@ func newSessionCreate() *cobra.Command {
 		agent, environment, title string
 	)
 	cmd := &cobra.Command{
-		Use:   "create",
-		Short: "Create an idle session (hearth run creates and starts one)",
-		Args:  cobra.NoArgs,
+		Use:     "create",
+		Short:   "Create an idle session (hearth run creates and starts one)",
+		Example: "  hearth sessions create --agent agent_… --environment env_… --title 'look around'",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			c, info, err := to.connect()
 			if err != nil {
 				return err
@@ -79,9 +78,10 @@ func newSessionEvents() *cobra.Command {
 		live   bool
 	)
 	cmd := &cobra.Command{
-		Use:   "events ID",
-		Short: "Print a session's events, and follow it with --follow",
-		Args:  cobra.ExactArgs(1),
+		Use:     "events ID",
+		Short:   "Print a session's events, and follow it with --follow",
+		Example: "  hearth sessions events sesn_… --follow\n  hearth sessions events sesn_… --json | jq .type",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := to.connect()
 			if err != nil {
@@ -114,7 +114,8 @@ func printEvents(cmd *cobra.Command, c *client.Client, sessionID string, asJSON 
 
 func newSessionConfirm() *cobra.Command {
 	var message string
-	cmd := newSessionCommand("confirm ID CALL allow|deny", "Answer a call that waits for permission", 3,
+	cmd := newSessionCommand("confirm ID CALL allow|deny", "Answer a call that waits for permission",
+		"  hearth sessions confirm sesn_… sevt_… allow\n  hearth sessions confirm sesn_… sevt_… deny --message 'not on a Friday'",
 		func(ctx context.Context, c *client.Client, args []string) error {
 			return confirm(ctx, c, args[0], args[1], args[2], message)
 		})
@@ -123,25 +124,23 @@ func newSessionConfirm() *cobra.Command {
 }
 
 func newSessionInterrupt() *cobra.Command {
-	return newSessionCommand("interrupt ID", "Stop what a session is doing", 1,
-		func(ctx context.Context, c *client.Client, args []string) error {
-			body := map[string]any{"events": []any{map[string]any{"type": api.EventUserInterrupt}}}
-			return c.Do(ctx, http.MethodPost, "v1/sessions/"+url.PathEscape(args[0])+"/events", body, nil)
-		})
+	return newSessionCommand("interrupt ID", "Stop what a session is doing", "  hearth sessions interrupt sesn_…",
+		func(ctx context.Context, c *client.Client, args []string) error { return interrupt(ctx, c, args[0]) })
 }
 
-func newSessionEnd(use, short, method, suffix string) *cobra.Command {
-	return newSessionCommand(use, short, 1, func(ctx context.Context, c *client.Client, args []string) error {
+func newSessionEnd(verb, short, method, suffix string) *cobra.Command {
+	return newSessionCommand(verb+" ID", short, "  hearth sessions "+verb+" sesn_…", func(ctx context.Context, c *client.Client, args []string) error {
 		return c.Do(ctx, method, "v1/sessions/"+url.PathEscape(args[0])+suffix, nil, nil)
 	})
 }
 
-func newSessionCommand(use, short string, args int, run func(context.Context, *client.Client, []string) error) *cobra.Command {
+func newSessionCommand(use, short, example string, run func(context.Context, *client.Client, []string) error) *cobra.Command {
 	var to endpoint
 	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.ExactArgs(args),
+		Use:     use,
+		Short:   short,
+		Example: example,
+		Args:    cobra.ExactArgs(len(strings.Fields(use)) - 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := to.connect()
 			if err != nil {

@@ -64,7 +64,9 @@ func newWorkerRun() *cobra.Command {
 		Use:   "run",
 		Short: "Serve one claimed session, then exit",
 		Long:  workerRunHelp,
-		Args:  cobra.NoArgs,
+		Example: `  ANTHROPIC_WORK_ID=work_… ANTHROPIC_ENVIRONMENT_ID=env_… ANTHROPIC_SESSION_ID=sesn_… \
+    ANTHROPIC_WORK_SECRET=… ANTHROPIC_BASE_URL=https://brain.example hearth worker run`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			item, err := worker.ItemFromEnvironment(os.Getenv)
 			if err != nil {
@@ -121,13 +123,10 @@ func (f *workerFlags) register(flags *pflag.FlagSet) {
 }
 
 func (f *workerFlags) open(ctx context.Context) (*worker.Worker, error) {
-	log, err := f.logs.logger()
-	if err != nil {
-		return nil, err
-	}
-	f.log = log
+	f.log = f.logs.logger()
 	key := firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY"))
 	if f.keyFile != "" {
+		var err error
 		if key, err = readSecretFile(f.keyFile); err != nil {
 			return nil, usageError("--environment-key-file: %w", err)
 		}
