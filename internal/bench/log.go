@@ -74,11 +74,12 @@ func events(ctx context.Context, cfg Config, databaseURL string) ([]string, erro
 	return []string{fmt.Sprint(sessions), fmt.Sprint(sessions * turns), fmt.Sprint(written), fmt.Sprintf("%.1f", took.Seconds()), fmt.Sprintf("%.0f", float64(written)/took.Seconds())}, nil
 }
 
-// memoryOfSessions measures what a session that is open, with a client on its
-// stream, costs the server.
+// memoryOfSessions measures what sessions cost the server that are open, and
+// what a client on the stream of each adds.
 func memoryOfSessions(ctx context.Context, cfg Config) (Table, error) {
-	table := Table{Title: "Memory of open sessions with a live stream each", Header: []string{"sessions", "server before MiB", "server after MiB", "KiB per session"},
-		Notes: "Resident memory of the server process; each stream is a connection of its own."}
+	const sessions = 1000
+	table := Table{Title: "Memory of open sessions", Header: []string{"the server", "resident MiB", "more, KiB per session"},
+		Notes: "Resident memory of the server process, database caches and all. A session holds no memory while nothing happens in it; each stream is a connection of its own."}
 	p, err := open(ctx, cfg, "")
 	if err != nil {
 		return table, err
@@ -88,39 +89,57 @@ func memoryOfSessions(ctx context.Context, cfg Config) (Table, error) {
 	if err != nil {
 		return table, err
 	}
-	before, err := p.settled(ctx)
-	if err != nil {
-		return table, err
+	var ids []string
+	var before float64
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"after its first 1,000 turns", func() error { _, err := p.talk(ctx, environmentID, sessions); return err }},
+		{"with 1,000 sessions more", func() (err error) { ids, err = p.talk(ctx, environmentID, sessions); return err }},
+		{"with a live stream of each", func() error { return p.openStreams(ctx, ids) }},
+	} {
+		if err := step.do(); err != nil {
+			return table, err
+		}
+		after, err := p.settled(ctx)
+		if err != nil {
+			return table, err
+		}
+		row := []string{step.what, fmt.Sprintf("%.1f", after/1024), ""}
+		if before > 0 {
+			row[2] = fmt.Sprintf("%.1f", (after-before)/sessions)
+		}
+		table.Rows, before = append(table.Rows, row), after
 	}
-	const sessions = 1000
-	group, within := errgroup.WithContext(ctx)
-	group.SetLimit(16)
-	for range sessions {
-		group.Go(func() error { return p.openStream(ctx, within, environmentID) })
-	}
-	if err := group.Wait(); err != nil {
-		return table, err
-	}
-	after, err := p.settled(ctx)
-	if err != nil {
-		return table, err
-	}
-	table.Rows = [][]string{{fmt.Sprint(sessions), fmt.Sprintf("%.1f", before/1024), fmt.Sprintf("%.1f", after/1024), fmt.Sprintf("%.1f", (after-before)/sessions)}}
 	return table, nil
 }
 
-// openStream makes a session with one turn behind it and leaves a stream of it
-// open as long as ctx.
-func (p *platform) openStream(ctx, within context.Context, environmentID string) error {
-	id, err := p.session(within, environmentID, "hello")
-	if err != nil {
-		return err
+// talk makes sessions with one turn behind them.
+func (p *platform) talk(ctx context.Context, environmentID string, n int) ([]string, error) {
+	ids := make([]string, n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
+	for i := range ids {
+		group.Go(func() (err error) {
+			if ids[i], err = p.session(ctx, environmentID, "hello"); err != nil {
+				return err
+			}
+			return p.turnEnds(ctx, ids[i])
+		})
 	}
-	if err := p.turnEnds(within, id); err != nil {
-		return err
+	return ids, group.Wait()
+}
+
+// openStreams leaves a stream of each session open as long as ctx.
+func (p *platform) openStreams(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		stream := p.client.SDK().Beta.Sessions.Events.StreamEvents(ctx, id, anthropic.BetaSessionEventStreamParams{})
+		if err := stream.Err(); err != nil {
+			return err
+		}
 	}
-	stream := p.client.SDK().Beta.Sessions.Events.StreamEvents(ctx, id, anthropic.BetaSessionEventStreamParams{})
-	return stream.Err()
+	return nil
 }
 
 // settled is the server's resident memory in KiB once it grows and shrinks no
