@@ -14,6 +14,7 @@ import (
 
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/hostroot"
 )
 
 // instructions are what a sandbox's first process is told, on descriptor 3.
@@ -88,16 +89,16 @@ var secretive = []string{"acpi", "asound", "bus", "fs", "irq", "kcore", "keys", 
 // own terminals, its own shared memory.
 func mountInside() error {
 	const plain = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := mount("proc", "/proc", "proc", plain, ""); err != nil {
+	if err := hostroot.Mount("proc", "/proc", "proc", plain, ""); err != nil {
 		return err
 	}
-	if err := mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
+	if err := hostroot.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
 		return err
 	}
-	if err := mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
+	if err := hostroot.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
 		return err
 	}
-	if err := bind("/proc/sys", "/proc/sys", unix.MS_RDONLY|plain); err != nil {
+	if err := hostroot.Bind("/proc/sys", "/proc/sys", unix.MS_RDONLY|plain); err != nil {
 		return err
 	}
 	for _, name := range secretive {
@@ -110,9 +111,9 @@ func mountInside() error {
 			return err
 		}
 		if info.IsDir() {
-			err = mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|plain, "size=0,nr_inodes=1,mode=0")
+			err = hostroot.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|plain, "size=0,nr_inodes=1,mode=0")
 		} else {
-			err = mount("/dev/null", path, "", unix.MS_BIND, "")
+			err = hostroot.Mount("/dev/null", path, "", unix.MS_BIND, "")
 		}
 		if err != nil {
 			return err

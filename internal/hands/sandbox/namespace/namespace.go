@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/record"
 	"hearth/internal/hands/sandbox/reexec"
 )
@@ -70,7 +71,7 @@ func (e *Engine) Check(ctx context.Context) error {
 		return fmt.Errorf("there is no /bin/bash; install bash: %w", err)
 	}
 	probe := exec.CommandContext(ctx, "/bin/true")
-	probe.SysProcAttr = attributes(mapping{inside: 0, outside: os.Getuid(), size: 1})
+	probe.SysProcAttr = attributes(hostroot.Users{First: os.Getuid(), Count: 1})
 	err := probe.Run()
 	if err == nil {
 		return nil
@@ -90,16 +91,11 @@ func (e *Engine) Check(ctx context.Context) error {
 	return fmt.Errorf("the kernel refuses new namespaces (inside a container, it must be run with more rights); the process engine works without them but isolates nothing: %w", err)
 }
 
-// mapping is which host users stand behind those of a sandbox.
-type mapping struct{ inside, outside, size int }
-
 // attributes start a process in namespaces of its own, as their root.
-func attributes(m mapping) *syscall.SysProcAttr {
-	ids := []syscall.SysProcIDMap{{ContainerID: m.inside, HostID: m.outside, Size: m.size}}
-	many := m.size > 1
+func attributes(u hostroot.Users) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
-		Cloneflags: namespaces, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: many,
-		Credential: &syscall.Credential{NoSetGroups: !many}, Setsid: true,
+		Cloneflags: namespaces, UidMappings: u.Map(), GidMappings: u.Map(), GidMappingsEnableSetgroups: u.Many(),
+		Credential: &syscall.Credential{NoSetGroups: !u.Many()}, Setsid: true,
 	}
 }
 
@@ -112,7 +108,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
-	users, err := e.users(spec.Workdir)
+	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir)
 	if err != nil {
 		return fail(err)
 	}
@@ -130,12 +126,12 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	return s, nil
 }
 
-func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users mapping) (*sandbox.Child, error) {
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users hostroot.Users) (*sandbox.Child, error) {
 	binary, err := e.binary()
 	if err != nil {
 		return nil, fmt.Errorf("copy this program into memory: %w", err)
 	}
-	orders, err := json.Marshal(instructions{Root: root, Prepared: users.size > 1, ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
+	orders, err := json.Marshal(instructions{Root: root, Prepared: users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +155,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		return e.dir.Save(r)
 	}
 	launch := cmd.Start // the child makes its root itself
-	if users.size > 1 {
+	if users.Many() {
 		// Only root can reach every directory and lay out the mounts; the child is
 		// no longer root. So the root is made here, on a thread in a mount
 		// namespace of its own, from which the child inherits it.
@@ -173,68 +169,6 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		}
 	}
 	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, launch, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
-}
-
-// The host users that stand behind those of sandboxes when the worker is root:
-// each sandbox has 65,536 of them, of its own.
-const (
-	firstUser   = 1 << 30
-	usersEach   = 1 << 16
-	userRanges  = 10_000
-	counterFile = "users"
-)
-
-// users chooses the host users of a sandbox. A working directory keeps those it
-// was first used with, whose files are in it.
-func (e *Engine) users(workdir string) (mapping, error) {
-	if err := os.MkdirAll(workdir, 0o755); err != nil {
-		return mapping{}, fmt.Errorf("make the working directory: %w", err)
-	}
-	if os.Getuid() != 0 {
-		return mapping{0, os.Getuid(), 1}, nil
-	}
-	var info unix.Stat_t
-	if err := unix.Stat(workdir, &info); err != nil {
-		return mapping{}, err
-	}
-	if n := (int(info.Uid) - firstUser) / usersEach; int(info.Uid) >= firstUser && n < userRanges {
-		return mapping{0, firstUser + n*usersEach, usersEach}, nil
-	}
-	n, err := e.nextRange()
-	if err != nil {
-		return mapping{}, fmt.Errorf("choose the users of a sandbox: %w", err)
-	}
-	m := mapping{0, firstUser + n*usersEach, usersEach}
-	// Nothing runs in it yet, so nothing can be swapped for a link meanwhile.
-	return m, filepath.WalkDir(workdir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return chown(m, path)
-	})
-}
-
-// nextRange counts through the ranges, over all workers that share the state.
-func (e *Engine) nextRange() (int, error) {
-	f, err := os.OpenFile(filepath.Join(string(e.dir), counterFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return 0, err
-	}
-	raw, err := io.ReadAll(f)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	_, _ = fmt.Sscan(string(raw), &n) // empty at first
-	n = (n + 1) % userRanges
-	if _, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", n), 0); err != nil {
-		return 0, err
-	}
-	return n, nil
 }
 
 // sealedCopy is this program in memory, which nobody can change: what runs in a
@@ -282,24 +216,8 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	if err := removeAll(e.dir.Path(id)); err != nil {
+	if err := e.dir.Remove(id); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
 	return nil
-}
-
-// removeAll removes a tree in which directories may have been closed even to
-// their owner.
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) // what cannot be opened is reported below
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }

@@ -169,3 +169,20 @@ func (d Dir) Infos() ([]sandbox.Info, error) {
 	}
 	return infos, nil
 }
+
+// Remove removes a sandbox's directory, in which directories may have been
+// closed even to their owner.
+func (d Dir) Remove(id string) error {
+	dir := d.Path(id)
+	err := os.RemoveAll(dir)
+	if err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
+		if d != nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) // what cannot be opened is reported below
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
