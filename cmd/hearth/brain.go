@@ -144,7 +144,10 @@ func (b *brain) operatorKey(ctx context.Context) (string, error) {
 		}
 		key = kept
 	}
-	return key, b.keys.EnsureAPIKey(ctx, "operator", key)
+	if err := b.keys.EnsureAPIKey(ctx, "operator", key); err != nil {
+		return "", fmt.Errorf("the server's API key, from HEARTH_API_KEY or %s: %w", path, err)
+	}
+	return key, nil
 }
 
 // adapter picks what thinks.

@@ -175,7 +175,7 @@ func (d *demo) follow(ctx context.Context, c *client.Client, session string) err
 			return errStop
 		}
 		return nil
-	})
+	}, nil)
 }
 
 // check compares each call with the step that asked for it.

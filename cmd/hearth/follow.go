@@ -27,8 +27,10 @@ var errStop = errors.New("stop following")
 // follow visits every event of a session, each once, from after the event
 // afterID ("" for the first) until visit returns an error; errStop ends it well. It
 // survives dropped streams: on each connection it first lists what it lacks.
-func follow(ctx context.Context, c *client.Client, sessionID, afterID string, visit func(observed) error) error {
-	f := follower{client: c, sessionID: sessionID, last: afterID, seen: map[string]bool{}, visit: visit}
+// Whenever it has visited all there is, it calls present, whose error ends it
+// too; nil for nothing.
+func follow(ctx context.Context, c *client.Client, sessionID, afterID string, visit func(observed) error, present func() error) error {
+	f := follower{client: c, sessionID: sessionID, last: afterID, seen: map[string]bool{}, visit: visit, present: present}
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := f.connection(ctx)
 		var wire *anthropic.Error
@@ -56,7 +58,8 @@ type follower struct {
 	last      string          // id of the last event visited before following began
 	seen      map[string]bool // ids visited
 	visit     func(observed) error
-	failed    error // what visit returned, if not errStop
+	present   func() error
+	failed    error // what visit or present returned, if not errStop
 }
 
 // connection opens the stream, catches up by listing, then reads the stream to
@@ -70,12 +73,26 @@ func (f *follower) connection(ctx context.Context) error {
 	if err := f.catchUp(ctx); err != nil {
 		return err
 	}
-	for stream.Next() {
+	for {
+		if err := f.arrive(); err != nil {
+			return err
+		}
+		if !stream.Next() {
+			return stream.Err()
+		}
 		if err := f.see(json.RawMessage(stream.Current().RawJSON())); err != nil {
 			return err
 		}
 	}
-	return stream.Err()
+}
+
+// arrive says that all there is has been visited.
+func (f *follower) arrive() error {
+	if f.present == nil {
+		return nil
+	}
+	f.failed = f.present()
+	return f.failed
 }
 
 func (f *follower) catchUp(ctx context.Context) error {

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +36,12 @@ func newRun() *cobra.Command {
 		Example: `  hearth run '$ uname -a'
   hearth run --session sesn_… 'and now the kernel version'
   hearth run --json - < task.txt`,
-		Args: cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errors.New("the message is one argument: put it in quotes")
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		RunE: r.run,
 	}
 	r.to.register(cmd.Flags())
@@ -78,36 +78,8 @@ func (r *runCommand) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !r.json {
-		fmt.Fprintln(cmd.ErrOrStderr(), "session", id)
-	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "session", id)
 	return watchOrInterrupt(ctx, c, id, after, watcher{out: cmd.OutOrStdout(), in: cmd.InOrStdin(), json: r.json})
-}
-
-// interruptGrace is how long a session may take to stop.
-const interruptGrace = 10 * time.Second
-
-// watchOrInterrupt watches a session until its turn ends, for which it asks when
-// ctx ends.
-func watchOrInterrupt(ctx context.Context, c *client.Client, sessionID, after string, w watcher) error {
-	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(interruptGrace, stop)
-		if err := interrupt(watching, c, sessionID); err != nil {
-			fmt.Fprintln(os.Stderr, "hearth: could not interrupt the session:", describe(err))
-			stop()
-		}
-	})()
-	w.interrupted = ctx.Done()
-	err := watch(watching, c, sessionID, after, w)
-	switch {
-	case ctx.Err() == nil:
-		return err
-	case err != nil:
-		return fmt.Errorf("interrupted, and session %s may still be running: %w", sessionID, err)
-	}
-	return fmt.Errorf("interrupted; continue with hearth run --session %s", sessionID)
 }
 
 func interrupt(ctx context.Context, c *client.Client, sessionID string) error {
@@ -166,96 +138,6 @@ func send(ctx context.Context, c *client.Client, sessionID, message string) (str
 
 func userMessage(text string) map[string]any {
 	return map[string]any{"type": api.EventUserMessage, "content": []api.Block{api.TextBlock(text)}}
-}
-
-// watcher says how watch shows a session.
-type watcher struct {
-	out  io.Writer
-	in   io.Reader
-	json bool
-	// interrupted ends questions at the terminal; nil for never.
-	interrupted <-chan struct{}
-}
-
-// watch follows a session until its turn ends, asking the person at the
-// terminal for the permissions that calls wait for.
-func watch(ctx context.Context, c *client.Client, sessionID, after string, w watcher) error {
-	timeline := newTimeline(w.out)
-	var asks []api.Event // calls that wait for a confirmation
-	answers := sync.OnceValue(func() <-chan string { return lines(w.in) })
-	return follow(ctx, c, sessionID, after, func(e observed) error {
-		if w.json {
-			fmt.Fprintf(w.out, "%s\n", e.raw)
-		} else {
-			timeline.print(e.Event)
-		}
-		switch {
-		case e.Type == api.EventAgentToolUse && e.EvaluatedPermission == api.PermissionAsk:
-			asks = append(asks, e.Event)
-		case e.Type == api.EventUserToolConfirmation:
-			asks = slices.DeleteFunc(asks, func(call api.Event) bool { return call.ID == e.ToolUseID })
-		case e.Type == api.EventSessionStatusIdle && len(asks) > 0 && !turnEnded(e.Event):
-			if !w.atTerminal() {
-				for _, call := range asks {
-					fmt.Fprintf(os.Stderr, "answer with: hearth sessions confirm %s %s allow\n", sessionID, call.ID)
-				}
-				return &exitError{code: exitWaits}
-			}
-			err := w.confirm(ctx, c, sessionID, asks, answers())
-			asks = nil
-			return err
-		case e.Type == api.EventSessionError && e.Error != nil && e.Error.RetryStatus.Type != api.RetryRetrying:
-			return &exitError{code: exitFailed, err: errors.New("the turn failed: " + e.Error.Message)}
-		}
-		if turnEnded(e.Event) {
-			return errStop
-		}
-		return nil
-	})
-}
-
-// atTerminal tells whether there is a person to ask.
-func (w watcher) atTerminal() bool {
-	stdin, ok := w.in.(*os.File)
-	return ok && !w.json && isTerminal(stdin)
-}
-
-// confirm asks for each waiting call and sends the answers.
-func (w watcher) confirm(ctx context.Context, c *client.Client, sessionID string, asks []api.Event, answers <-chan string) error {
-	for _, call := range asks {
-		fmt.Fprintf(w.out, "\nallow %s %s? [y/N] ", call.Name, printable(callText(call)))
-		var answer string
-		select {
-		case line, ok := <-answers:
-			if !ok {
-				return &exitError{code: exitWaits}
-			}
-			answer = line
-		case <-w.interrupted:
-			return nil // the turn is about to end
-		}
-		result := "deny"
-		if strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
-			result = "allow"
-		}
-		if err := confirm(ctx, c, sessionID, call.ID, result, ""); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lines reads lines one by one until the end, which closes the channel. What
-// nobody takes stays unread.
-func lines(r io.Reader) <-chan string {
-	read := make(chan string)
-	go func() {
-		defer close(read)
-		for scanner := bufio.NewScanner(r); scanner.Scan(); {
-			read <- scanner.Text()
-		}
-	}()
-	return read
 }
 
 func confirm(ctx context.Context, c *client.Client, sessionID, eventID, result, message string) error {

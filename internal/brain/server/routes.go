@@ -116,8 +116,10 @@ func (s *server) authorise(r *request, rt route) error {
 // they do not exist.
 func (s *server) inScope(r *request) error {
 	p := r.principal
-	if id := r.PathValue("environment_id"); id != "" && p.Kind != auth.KindAPIKey && id != p.EnvironmentID {
-		return api.NotFound("environment", id).WithCode("environment_not_found")
+	if id := r.PathValue("environment_id"); id != "" {
+		if err := s.seesEnvironment(r.Context(), p, id); err != nil {
+			return err
+		}
 	}
 	if id := r.PathValue("work_id"); id != "" && p.Kind == auth.KindSessionsToken && id != p.Token.WorkID {
 		return api.NotFound("work item", id)
@@ -135,6 +137,17 @@ func (s *server) inScope(r *request) error {
 	}
 	if place.WorkspaceID != p.WorkspaceID || p.EnvironmentID != "" && place.EnvironmentID != p.EnvironmentID {
 		return api.NotFound("session", id)
+	}
+	return nil
+}
+
+func (s *server) seesEnvironment(ctx context.Context, p auth.Principal, id string) error {
+	if p.Kind == auth.KindAPIKey {
+		_, err := s.Environments.Get(ctx, p.WorkspaceID, id)
+		return err
+	}
+	if id != p.EnvironmentID {
+		return api.NotFound("environment", id).WithCode("environment_not_found")
 	}
 	return nil
 }
