@@ -81,7 +81,9 @@ func (d *DB) Migrate(ctx context.Context, name string, fsys fs.FS) error {
 	}
 	options := []goose.ProviderOption{goose.WithStore(versions)}
 	if dialect == goose.DialectPostgres {
-		locker, err := lock.NewPostgresSessionLocker()
+		// Ask each second, for five minutes: servers that start together should
+		// not wait for each other longer than a migration takes.
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
 			return fmt.Errorf("migrate %s: %w", name, err)
 		}

@@ -142,6 +142,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.EnvironmentKey == "" {
 		return errors.New("worker: EnvironmentKey is required")
 	}
+	// A server that stops waits for connections that have yet to be used.
+	defer w.HTTPClient.CloseIdleConnections()
 	if err := w.reap(ctx); err != nil {
 		return err
 	}
