@@ -59,8 +59,8 @@ func (q *Queue) secret(it *item) (string, error) {
 func IsToken(credential string) bool { return strings.HasPrefix(credential, tokenPrefix) }
 
 // VerifyToken checks a sessions token: its signature, its expiry, and that its
-// claim is the item's current one and has not been over for longer than the
-// grace. It answers 401 otherwise.
+// claim is the item's current one and has not been over, by a stop or a lapse,
+// for longer than the grace. It answers 401 otherwise.
 func (q *Queue) VerifyToken(ctx context.Context, token string) (Token, error) {
 	var c claims
 	_, err := jwt.ParseWithClaims(strings.TrimPrefix(token, tokenPrefix), &c,
@@ -74,9 +74,11 @@ func (q *Queue) VerifyToken(ctx context.Context, token string) (Token, error) {
 	}
 	t := Token{SessionID: c.Subject, EnvironmentID: c.EnvironmentID, WorkID: c.WorkID, Claim: c.Claim}
 	var claim int64
-	var stopped sql.NullInt64
+	var over sql.NullInt64
 	err = q.DB.Read(ctx, func(tx db.Tx) error {
-		return tx.QueryRow(ctx, "SELECT claim, stopped_at FROM work WHERE id = ?", t.WorkID).Scan(&claim, &stopped)
+		// An item that nobody claims is back on offer: the lease has lapsed.
+		return tx.QueryRow(ctx, `SELECT claim, COALESCE(stopped_at, CASE WHEN claimed_at IS NULL THEN not_before END)
+			FROM work WHERE id = ?`, t.WorkID).Scan(&claim, &over)
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -85,8 +87,8 @@ func (q *Queue) VerifyToken(ctx context.Context, token string) (Token, error) {
 		return Token{}, fmt.Errorf("verify a sessions token: %w", err)
 	case claim != t.Claim:
 		return Token{}, api.Unauthenticated("the sessions token belongs to an earlier claim of its work item")
-	case stopped.Valid && q.now().Sub(time.UnixMicro(stopped.Int64)) > q.TokenGrace:
-		return Token{}, api.Unauthenticated("the sessions token's work item has stopped")
+	case over.Valid && q.now().Sub(time.UnixMicro(over.Int64)) > q.TokenGrace:
+		return Token{}, api.Unauthenticated("the sessions token's work item has stopped, or its lease has lapsed")
 	}
 	return t, nil
 }
