@@ -13,6 +13,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/auth"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/process"
 	"hearth/internal/hands/worker"
@@ -20,19 +21,23 @@ import (
 
 // The engines there are.
 const (
+	engineGVisor    = "gvisor"
 	engineNamespace = "namespace"
 	engineProcess   = "process"
 )
 
 func registerEngine(flags *pflag.FlagSet, engine *string) {
 	*engine = engineNamespace
-	oneOf(flags, engine, "engine", "", "what isolates a session: namespace, or process (nothing does: only for code you would run yourself)", engineNamespace, engineProcess)
+	oneOf(flags, engine, "engine", "", "what isolates a session: gvisor (a kernel of its own), namespace (walls in this host's kernel), or process (nothing does: only for code you would run yourself)", engineGVisor, engineNamespace, engineProcess)
 }
 
 // newEngine makes the engine of that name and makes sure it works here.
 func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sandbox.Engine, error) {
 	var engine sandbox.Engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
-	if name == engineProcess {
+	switch name {
+	case engineGVisor:
+		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Log: log})
+	case engineProcess:
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
 		engine = process.New(stateDir, log)
 	}

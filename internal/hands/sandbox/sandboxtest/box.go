@@ -167,11 +167,50 @@ func (b *box) get(name string) string {
 }
 
 // daemon starts a background job in the sandbox that carries the marker, and
-// waits until the host sees it. Its output stays joined to the session's.
+// waits until it runs. Its output stays joined to the session's.
 func (b *box) daemon(marker string) {
 	b.t.Helper()
 	b.bash("(exec -a " + marker + " sleep 100000) & true")
-	eventually(b.t, "the background job shows on the host", func() bool { return len(running(marker)) == 1 })
+	eventually(b.t, "the background job runs", func() bool { return b.inside(marker) == 1 })
+	if visible := len(running(marker)) == 1; visible == b.guest() {
+		b.t.Errorf("the host sees the processes of the sandbox: %v", visible)
+	}
+}
+
+// guest tells whether the engine's sandboxes have kernels of their own, so that
+// the host does not see their processes.
+func (b *box) guest() bool { return b.engine.Name() == "gvisor" }
+
+// inside counts the sandbox's processes that carry the marker, as seen there.
+func (b *box) inside(marker string) int {
+	b.t.Helper()
+	n, err := strconv.Atoi(b.bash("n=0; for f in /proc/[0-9]*/cmdline; do name=; read -r -d '' name <$f; [[ $name == " + marker + "* ]] && n=$((n+1)); done 2>/dev/null; echo $n"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// holding lists the host's processes that were started for the sandbox and say so.
+func holding(id string) []int {
+	var pids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range dirs {
+		line, err := os.ReadFile(name)
+		if pid, err2 := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && err2 == nil && bytes.Contains(line, []byte(id)) && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// onHost lists the host's processes that are the sandbox: those that carry the
+// marker, or those that run the guest which has them.
+func (b *box) onHost(marker string) []int {
+	if b.guest() {
+		return holding(b.ID())
+	}
+	return running(marker)
 }
 
 // running lists the host's processes whose command line holds the marker.

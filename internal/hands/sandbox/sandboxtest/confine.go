@@ -2,10 +2,7 @@ package sandboxtest
 
 import (
 	"strings"
-	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // outside makes a directory in the sandbox that is not in the workdir, with
@@ -95,26 +92,15 @@ func testConfinement(t *testing.T, newEngine Maker) {
 // lead a tool out between its looking and its opening.
 func testConfinementRace(t *testing.T, newEngine Maker) {
 	b := newBox(t, newEngine)
+	if b.guest() {
+		t.Skip("gVisor does not look a name up and open it in one step; tools and shell have the same rights in a guest, so nothing is gained by it")
+	}
 	secret := newMarker()
 	out := b.outside(secret)
 	b.bash("mkdir d; echo inside >d/f; chmod -R a+rwX d; ln -s " + out + " l")
 
-	stop := make(chan struct{})
-	var swapper sync.WaitGroup
-	swapper.Go(func() {
-		d, l := b.hostPath("d"), b.hostPath("l")
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if err := unix.Renameat2(unix.AT_FDCWD, d, unix.AT_FDCWD, l, unix.RENAME_EXCHANGE); err != nil {
-				t.Errorf("exchange: %v", err)
-				return
-			}
-		}
-	})
+	b.installProbe()
+	b.bash("./probe " + roleProbe + " exchange d l </dev/null >exchanged 2>&1 & true")
 	read := 0
 	for range 300 {
 		r := b.do(toolCall("read", input{"file_path": "d/f"}))
@@ -132,8 +118,7 @@ func testConfinementRace(t *testing.T, newEngine Maker) {
 			break
 		}
 	}
-	close(stop)
-	swapper.Wait()
+	equal(t, "the swapper stops", b.bash("touch stop; wait; cat exchanged"), "exchanged")
 	if read == 0 {
 		t.Log("the race was never won by the reader; it proves less than it could")
 	}

@@ -259,7 +259,7 @@ func testDestroy(t *testing.T, newEngine Maker) {
 // leftNothing checks the host for the traces of a destroyed sandbox.
 func leftNothing(t *testing.T, engine sandbox.Engine, state, id, marker string) {
 	t.Helper()
-	if pids := running(marker); len(pids) > 0 {
+	if pids := append(running(marker), holding(id)...); len(pids) > 0 {
 		t.Errorf("processes left: %v", pids)
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // or they outlive the test
@@ -292,7 +292,7 @@ func testHandDies(t *testing.T, newEngine Maker) {
 		_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; (exec -a " + marker + " sleep 100000)"}))
 	}()
 	eventually(t, "a call is under way", func() bool { _, err := os.Stat(b.hostPath("started")); return err == nil })
-	if err := syscall.Kill(childAbove(t, running(marker)[0]), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(childAbove(t, b.onHost(marker)[0]), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	closes(t, "Done", b.Done())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -43,6 +44,8 @@ func runProbe(args []string) error {
 		return c.Close()
 	case len(args) == 2 && args[0] == "listen":
 		return probeLoopback(args[1])
+	case len(args) == 3 && args[0] == "exchange":
+		return probeExchange(args[1], args[2])
 	case len(args) == 1 && args[0] == "x32":
 		// The same call by the number of the x32 table.
 		const x32 = 0x40000000
@@ -53,6 +56,20 @@ func runProbe(args []string) error {
 		return nil
 	}
 	return fmt.Errorf("probe: no such probe: %q", args)
+}
+
+// probeExchange swaps two names, as fast as can be, until a file called stop is
+// made beside them.
+func probeExchange(a, b string) error {
+	for n := 0; ; n++ {
+		if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+			return fmt.Errorf("exchange: %w", err)
+		}
+		if _, err := os.Stat("stop"); err == nil && n%2 == 1 {
+			fmt.Println("exchanged")
+			return nil
+		}
+	}
 }
 
 // probeLoopback serves and dials itself.

@@ -14,8 +14,9 @@ import (
 const nobody = 65534
 
 // AsOrdinaryUser runs the tests of this binary that match the pattern again,
-// in a process that is not root. It skips where this one is not root either.
-func AsOrdinaryUser(t *testing.T, pattern string) {
+// in a process that is not root and has env added to its environment. It skips
+// where this one is not root either.
+func AsOrdinaryUser(t *testing.T, pattern string, env ...string) {
 	if os.Getuid() != 0 {
 		t.Skip("the tests run as an ordinary user already")
 	}
@@ -33,6 +34,7 @@ func AsOrdinaryUser(t *testing.T, pattern string) {
 	}
 	cmd := exec.Command(binary, "-test.v", "-test.run="+pattern)
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
+	cmd.Env = append(cmd.Env, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil {

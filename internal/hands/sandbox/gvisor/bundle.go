@@ -1,0 +1,75 @@
+package gvisor
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"hearth/internal/hands/sandbox"
+)
+
+// processesName is the variable by which the hand learns how many processes its
+// shell may start.
+const processesName = "HEARTH_PROCESSES"
+
+// The limits of a sandbox that is given none.
+const (
+	defaultProcesses = 4096
+	defaultOpenFiles = 65536
+)
+
+// capabilities are those by which root handles files and users. The guest's
+// kernel is its own, and yet needs to grant no more.
+var capabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"}
+
+// bundle describes the guest.
+func (o orders) bundle() *specs.Spec {
+	files := uint64(cmp.Or(o.Limits.OpenFiles, defaultOpenFiles))
+	return &specs.Spec{
+		Version:  specs.Version,
+		Hostname: "sandbox",
+		Root:     &specs.Root{Path: filepath.Join(stage, "root")},
+		Process: &specs.Process{
+			Args: []string{guest}, Env: o.environment(), Cwd: sandbox.GuestWorkdir,
+			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}, {Type: "RLIMIT_CORE"}},
+			NoNewPrivileges: true,
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
+			{Destination: sandbox.GuestWorkdir, Type: "bind", Source: filepath.Join(stage, "workdir"), Options: []string{"rbind", "rw", "nosuid", "nodev"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.UserNamespace},
+			},
+			UIDMappings: o.mapping(), GIDMappings: o.mapping(),
+		},
+	}
+}
+
+// mapping puts the sandbox's users behind those of the guest. An ordinary
+// worker's keeper is root in a namespace of its own, with no user but that.
+func (o orders) mapping() []specs.LinuxIDMapping {
+	first := o.Users.First
+	if !o.Users.Many() {
+		first = 0
+	}
+	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(first), Size: uint32(o.Users.Count)}}
+}
+
+func (o orders) environment() []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + o.ID,
+		fmt.Sprintf("%s=%d", processesName, cmp.Or(o.Limits.Processes, defaultProcesses)),
+	}
+	for k, v := range o.Env {
+		env = append(env, k+"="+v)
+	}
+	return env
+}

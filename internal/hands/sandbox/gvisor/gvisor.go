@@ -1,0 +1,242 @@
+// Package gvisor is the default engine: each sandbox is a gVisor guest, whose
+// system calls are answered by a kernel of its own in user space, with a root
+// made from the host's files, and no network but its own loopback. gVisor is
+// linked into this binary and started from it; there is no daemon and nothing
+// to install. It may call sandbox and hand.
+//
+// A sandbox is one keeper on the host, the first process of a process namespace
+// in which all of gVisor runs; so whatever ends the keeper ends it all.
+package gvisor
+
+import (
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/hostroot"
+	"hearth/internal/hands/sandbox/record"
+)
+
+// Config of an Engine.
+type Config struct {
+	// StateDir holds the engine's scratch files.
+	StateDir string
+	// Program is this program, statically linked, to run gVisor and the guests'
+	// first process. Default: the file this process runs.
+	Program string
+	// Log. Default slog.Default().
+	Log *slog.Logger
+}
+
+// Engine implements sandbox.Engine.
+type Engine struct {
+	dir   record.Dir
+	given string // Config.Program
+	log   *slog.Logger
+	warn  sync.Once
+	// copying is held while a copy of this program is made.
+	copying sync.Mutex
+}
+
+// New makes the engine.
+func New(cfg Config) *Engine {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "gvisor")), given: cfg.Program, log: cfg.Log}
+}
+
+// Name implements sandbox.Engine.
+func (e *Engine) Name() string { return "gvisor" }
+
+// Check implements sandbox.Engine.
+func (e *Engine) Check(ctx context.Context) error {
+	if _, err := os.Stat("/bin/bash"); err != nil {
+		return fmt.Errorf("there is no /bin/bash; install bash: %w", err)
+	}
+	path := e.given
+	if path == "" {
+		path = "/proc/self/exe"
+	}
+	if err := static(path); err != nil {
+		return err
+	}
+	probe := exec.CommandContext(ctx, "/bin/true")
+	probe.SysProcAttr = attributes()
+	if err := probe.Run(); err != nil {
+		return fmt.Errorf("the kernel refuses new namespaces (inside a container, it must be run with more rights): %w", err)
+	}
+	return nil
+}
+
+// static tells why a program is not statically linked: gVisor's parts start it
+// again where there are no libraries.
+func static(path string) error {
+	program, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("look at this program: %w", err)
+	}
+	defer program.Close()
+	for _, part := range program.Progs {
+		if part.Type == elf.PT_INTERP {
+			return errors.New("this program is linked with C libraries; build it without: CGO_ENABLED=0 go build ./cmd/hearth")
+		}
+	}
+	return nil
+}
+
+// attributes start a keeper: the first process of a process namespace, with
+// mounts of its own. An ordinary user is root there by a user namespace.
+func attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC, Setsid: true}
+	if os.Getuid() != 0 {
+		a.Cloneflags |= unix.CLONE_NEWUSER
+		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	return a
+}
+
+// Create implements sandbox.Engine.
+func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	fail := func(err error) (sandbox.Sandbox, error) {
+		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
+	}
+	r, err := e.dir.Create(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+	}
+	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir)
+	if err != nil {
+		return fail(err)
+	}
+	workdir, err := filepath.Abs(spec.Workdir)
+	if err != nil {
+		return fail(err)
+	}
+	program, err := e.program()
+	if err != nil {
+		return fail(err)
+	}
+	if spec.Limits.MemoryBytes > 0 || spec.Limits.CPUs > 0 {
+		e.warn.Do(func() { e.log.Info("limits of memory and CPU are not enforced by the gvisor engine") })
+	}
+	s, err := e.start(ctx, spec, r, orders{ID: spec.ID, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits})
+	if err != nil {
+		return fail(err)
+	}
+	return s, nil
+}
+
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders) (*sandbox.Child, error) {
+	raw, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	ordersR, ordersW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ordersR.Close()
+	go func() {
+		_, _ = ordersW.Write(raw) // a child that never reads them fails by itself
+		ordersW.Close()
+	}()
+	cmd := &exec.Cmd{
+		Path: o.Program, Args: []string{keeper}, Env: []string{}, Dir: "/",
+		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(),
+	}
+	started := func(pid int) (err error) {
+		if r.Process, err = record.Find(pid); err != nil {
+			return err
+		}
+		return e.dir.Save(r)
+	}
+	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, cmd.Start, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+}
+
+// program is the file of this program, to be seen in the guest as its first.
+// When it has been replaced or removed, as an upgrade does under a running
+// worker, it is a copy of what runs.
+func (e *Engine) program() (string, error) {
+	if e.given != "" {
+		return e.given, nil
+	}
+	const self = "/proc/self/exe"
+	running, err := os.Stat(self)
+	if err != nil {
+		return "", err
+	}
+	path, err := os.Readlink(self)
+	if err != nil {
+		return "", err
+	}
+	if there, err := os.Stat(path); err == nil && os.SameFile(there, running) {
+		return path, nil
+	}
+	e.copying.Lock()
+	defer e.copying.Unlock()
+	kept := filepath.Join(string(e.dir), fmt.Sprintf("program-%d-%d", running.ModTime().UnixNano(), running.Size()))
+	if _, err := os.Stat(kept); err == nil {
+		return kept, nil
+	}
+	return kept, copyFile(self, kept)
+}
+
+// copyFile copies a program, whole or not at all.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		return errors.Join(err, out.Close())
+	}
+	return errors.Join(out.Close(), os.Rename(to+".new", to))
+}
+
+// List implements sandbox.Engine.
+func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
+
+// Destroy implements sandbox.Engine. Mounts and processes of a sandbox go with
+// its keeper; what is left to remove are its scratch files.
+func (e *Engine) Destroy(ctx context.Context, id string) error {
+	r, err := e.dir.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for r.Process.Alive() {
+		_ = unix.Kill(r.Process.PID, unix.SIGKILL) // it may have just ended
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := e.dir.Remove(id); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", id, err)
+	}
+	return nil
+}

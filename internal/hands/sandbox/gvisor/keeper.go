@@ -1,0 +1,175 @@
+package gvisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/cli/maincli"
+
+	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/filter"
+	"hearth/internal/hands/sandbox/hostroot"
+	"hearth/internal/hands/sandbox/reexec"
+)
+
+// What this binary is started as: by us, to keep a sandbox; by gVisor, as its
+// parts; and inside the guest, as its hand.
+const (
+	keeper = "hearth-gvisor"
+	guest  = "/.hearth"
+)
+
+func init() {
+	reexec.Register(keeper, keep)
+	reexec.Register(guest, serve)
+	for _, part := range []string{"runsc", "runsc-gofer", "runsc-sandbox", "/proc/self/exe"} {
+		reexec.Register(part, maincli.Main)
+	}
+}
+
+// orders are what a keeper is told, on descriptor 3.
+type orders struct {
+	ID      string
+	Dir     string // the sandbox's own, on the host
+	Workdir string
+	Program string // this program's file
+	Users   hostroot.Users
+	Env     map[string]string
+	Limits  sandbox.Limits
+}
+
+// keep makes the guest's root, in a mount namespace of this process, and
+// becomes the part of gVisor that runs it.
+func keep() {
+	args, err := prepare()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Args = args
+	maincli.Main()
+}
+
+func prepare() (args []string, err error) {
+	hand.Shrug()
+	var o orders
+	from := os.NewFile(3, "orders")
+	if err := json.NewDecoder(from).Decode(&o); err != nil {
+		return nil, fmt.Errorf("read the orders: %w", err)
+	}
+	from.Close()
+	if err := o.mountRoot(); err != nil {
+		return nil, err
+	}
+	bundle, err := json.Marshal(o.bundle())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(stage, "config.json"), bundle, 0o644); err != nil {
+		return nil, err
+	}
+	return o.command(), os.Chdir(stage)
+}
+
+// command starts the guest. The platform is named, for probing another may
+// hang; so is the policy about parts on disk, of which there are none.
+func (o orders) command() []string {
+	overlay := "--overlay2=root:dir=" + filepath.Join(stage, "scratch")
+	if o.Limits.DiskBytes > 0 {
+		overlay += fmt.Sprintf(",size=%d", o.Limits.DiskBytes)
+	}
+	return []string{
+		"runsc", "--root=" + filepath.Join(stage, "state"), "--platform=systrap", "--network=none", "--ignore-cgroups", overlay,
+		"--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--sidecar-usage-policy=LEGACY_DEPRECATED_SLOW_EMBEDDED_FALLBACK",
+		"run", "--bundle=" + stage, o.ID,
+	}
+}
+
+// stage is where a keeper lays out what gVisor needs, on a file system that only
+// its own mount namespace has. Those who own the guest's users must be able to
+// reach it, as they may not reach the worker's state.
+const stage = "/run"
+
+func (o orders) mountRoot() error {
+	if err := hostroot.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	// What may lie below the stage is held on to before it is covered.
+	root, scratch := filepath.Join(stage, "root"), filepath.Join(o.Dir, "scratch")
+	if err := errors.Join(os.MkdirAll(scratch, 0o700), o.Users.Chown(scratch)); err != nil {
+		return err
+	}
+	open := map[string]int{}
+	for path, target := range map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Program: filepath.Join(root, guest)} {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", path, err)
+		}
+		defer unix.Close(fd)
+		open[target] = fd
+	}
+	if err := hostroot.Mount("tmpfs", stage, "tmpfs", unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
+		return err
+	}
+	for _, dir := range []string{"root", "state", "etc", "workdir", "scratch"} {
+		if err := os.Mkdir(filepath.Join(stage, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, guest), nil, 0o755); err != nil {
+		return err
+	}
+	for target, fd := range open {
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount on %s: %w", target, err)
+		}
+	}
+	if err := errors.Join(hostroot.Show(root, nil), hostroot.Etc(root, filepath.Join(stage, "etc")), o.makeOwn(root)); err != nil {
+		return err
+	}
+	// gVisor looks for its own processes in /proc.
+	return hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+}
+
+// makeOwn makes the directories the guest has of its own.
+func (o orders) makeOwn(root string) error {
+	for _, name := range []string{"tmp", "var", "var/tmp", "run", "home", "root", "mnt", "srv"} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, hostroot.Own[name]), o.Users.Chown(path)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"proc", "sys", "dev", sandbox.GuestWorkdir} {
+		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve is the guest's first process: the hand.
+func serve() {
+	hand.Shrug()
+	var processes int
+	_, _ = fmt.Sscan(os.Getenv(processesName), &processes) // always set
+	os.Unsetenv(processesName)
+	// The guest's own, which nobody in it needs.
+	err := errors.Join(os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), filter.Load())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
+		Workdir: sandbox.GuestWorkdir, Env: os.Environ(), Init: true, Processes: processes,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
