@@ -41,7 +41,7 @@ type Config struct {
 type Engine struct {
 	dir record.Dir
 	log *slog.Logger
-	// binary opens a sealed copy of this program in memory, made once.
+	// binary is this program, opened once.
 	binary func() (*os.File, error)
 	warn   sync.Once
 }
@@ -56,7 +56,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), log: cfg.Log, binary: sync.OnceValues(sealedCopy)}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), log: cfg.Log, binary: sync.OnceValues(program)}
 }
 
 // Name implements sandbox.Engine.
@@ -129,7 +129,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users hostroot.Users) (*sandbox.Child, error) {
 	binary, err := e.binary()
 	if err != nil {
-		return nil, fmt.Errorf("copy this program into memory: %w", err)
+		return nil, fmt.Errorf("open this program: %w", err)
 	}
 	orders, err := json.Marshal(instructions{Root: root, Prepared: users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
 	if err != nil {
@@ -171,14 +171,27 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, launch, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
 }
 
-// sealedCopy is this program in memory, which nobody can change: what runs in a
-// sandbox can reach its first process's file by /proc/1/exe.
-func sealedCopy() (*os.File, error) {
+// program opens this program's file, or a copy if the sandbox's user owns it:
+// should what runs in a sandbox ever reach the file of its first process, it
+// must not be able to change it.
+func program() (*os.File, error) {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return nil, err
 	}
+	var info unix.Stat_t
+	if err := unix.Fstat(int(self.Fd()), &info); err != nil {
+		return nil, errors.Join(err, self.Close())
+	}
+	if os.Getuid() == 0 || int(info.Uid) != os.Getuid() {
+		return self, nil
+	}
 	defer self.Close()
+	return sealedCopy(self)
+}
+
+// sealedCopy is a program in memory, which nobody can change.
+func sealedCopy(self *os.File) (*os.File, error) {
 	fd, err := unix.MemfdCreate("hearth", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, err
