@@ -1,0 +1,341 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hearth/api"
+	"hearth/api/openapitest"
+	"hearth/internal/brain/agent"
+	"hearth/internal/brain/auth"
+	"hearth/internal/brain/environment"
+	"hearth/internal/brain/loop"
+	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/queue"
+	"hearth/internal/brain/session"
+	"hearth/internal/db"
+	"hearth/internal/db/dbtest"
+	"hearth/internal/secret"
+)
+
+// brain is a whole brain behind a real listener. Every answer it gives is held
+// against the contract, none may be a 5xx, and no secret may be in its log.
+type brain struct {
+	t        *testing.T
+	ctx      context.Context // ends before the test would hang
+	url, key string
+	http     *http.Client
+	sessions *session.Store
+	log      *safeBuffer
+
+	mu      sync.Mutex
+	secrets []string // guarded by mu: every credential given out
+}
+
+// each runs a test on each database.
+func each(t *testing.T, test func(t *testing.T, b *brain)) {
+	t.Parallel()
+	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d)) })
+}
+
+// pingInterval keeps streams alive often enough to be waited for.
+const pingInterval = 25 * time.Millisecond
+
+// newBrain is wired as the command hearth serve wires it. A token dies with its
+// claim, without any grace, and a worker that stays away loses its lease only
+// where a test makes it.
+func newBrain(t *testing.T, d *db.DB) *brain {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}}
+	b.secrets = []string{b.key}
+	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	sessions, err := session.New(ctx, session.Config{DB: d})
+	must(t, err)
+	q, err := queue.New(ctx, queue.Config{
+		DB: d, Log: log, SigningKey: []byte("a key that signs only in this test"), TokenGrace: time.Nanosecond,
+		Demand: sessions.Demand, OnGiveUp: sessions.GiveUp,
+	})
+	must(t, err)
+	sessions.UseQueue(q)
+	agents, err := agent.New(ctx, d)
+	must(t, err)
+	environments, err := environment.New(ctx, d)
+	must(t, err)
+	keys, err := auth.New(ctx, d, environments, q)
+	must(t, err)
+	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
+	b.sessions = sessions
+
+	serving, stop := context.WithCancel(ctx)
+	srv := httptest.NewServer(New(Config{
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q,
+		Log: log, PingInterval: pingInterval, Stopping: serving,
+	}))
+	thinking := make(chan error, 1)
+	go func() {
+		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
+	}()
+	b.url = srv.URL
+	b.http = &http.Client{Transport: noServerErrors{t, openapitest.Transport(t, srv.Client().Transport)}}
+	t.Cleanup(func() {
+		stop()
+		srv.Close()
+		if err := <-thinking; err != nil {
+			t.Errorf("the loop ended with %v", err)
+		}
+		cancel()
+		b.checkLog()
+	})
+	return b
+}
+
+// noServerErrors fails the test for every 5xx.
+type noServerErrors struct {
+	t    *testing.T
+	base http.RoundTripper
+}
+
+func (n noServerErrors) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := n.base.RoundTrip(r)
+	if err == nil && response.StatusCode >= 500 {
+		n.t.Errorf("%s %s answered %d", r.Method, r.URL, response.StatusCode)
+	}
+	return response, err
+}
+
+func (b *brain) checkLog() {
+	log := b.log.String()
+	for _, s := range b.secrets {
+		if strings.Contains(log, s) {
+			b.t.Errorf("the log holds the secret %.12s…", s)
+		}
+	}
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "level=ERROR") {
+			b.t.Errorf("the server logged %s", line)
+		}
+	}
+}
+
+// safeBuffer is a log that is written and read at once.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// failure is the error an answer holds.
+func (a answer) failure() api.Error {
+	var envelope api.ErrorEnvelope
+	if json.Unmarshal(a.body, &envelope) != nil || envelope.Error == nil {
+		return api.Error{Message: "no error"}
+	}
+	return *envelope.Error
+}
+
+// do makes one request. A body that is not nil, text or bytes is sent as JSON.
+// Of a stream it reads only the head.
+func (b *brain) do(credential, method, path string, body any) answer {
+	b.t.Helper()
+	response, err := b.http.Do(b.request(b.ctx, credential, method, path, body))
+	if err != nil {
+		b.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer response.Body.Close()
+	a := answer{status: response.StatusCode, header: response.Header}
+	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
+		return a
+	}
+	if a.body, err = io.ReadAll(response.Body); err != nil {
+		b.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+func (b *brain) request(ctx context.Context, credential, method, path string, body any) *http.Request {
+	b.t.Helper()
+	var reader io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(body)
+	case []byte:
+		reader = bytes.NewReader(body)
+	default:
+		raw, err := json.Marshal(body)
+		must(b.t, err)
+		reader = bytes.NewReader(raw)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, b.url+path, reader)
+	must(b.t, err)
+	switch {
+	case credential == b.key:
+		r.Header.Set("x-api-key", credential)
+	case credential != "":
+		r.Header.Set("Authorization", "Bearer "+credential)
+	}
+	return r
+}
+
+// ok makes a request that must succeed and decodes its answer.
+func ok[T any](b *brain, credential, method, path string, body any) T {
+	b.t.Helper()
+	a := b.do(credential, method, path, body)
+	var out T
+	if a.status != http.StatusOK {
+		b.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+	}
+	if err := json.Unmarshal(a.body, &out); err != nil {
+		b.t.Fatalf("%s %s: %v: %s", method, path, err, a.body)
+	}
+	return out
+}
+
+// object is a JSON object of a request.
+type object = map[string]any
+
+func (b *brain) agent() api.Agent {
+	b.t.Helper()
+	return ok[api.Agent](b, b.key, "POST", "/v1/agents", object{
+		"name": "tester", "model": "test-model", "tools": []object{
+			{"type": api.ToolTypeAgentToolset},
+			{"type": api.ToolTypeCustom, "name": "ask", "description": "asks", "input_schema": object{"type": "object"}},
+		},
+	})
+}
+
+func (b *brain) environment() api.Environment {
+	b.t.Helper()
+	return ok[api.Environment](b, b.key, "POST", "/v1/environments", object{
+		"name": api.NewID("site"), "config": object{"type": api.EnvironmentSelfHosted},
+	})
+}
+
+// envKey makes a key for the environment's workers.
+func (b *brain) envKey(environmentID string, more object) api.EnvironmentKey {
+	b.t.Helper()
+	body := object{"name": "worker"}
+	for k, v := range more {
+		body[k] = v
+	}
+	k := ok[api.EnvironmentKey](b, b.key, "POST", "/v1/environments/"+environmentID+"/keys", body)
+	b.keepSecret(k.Key)
+	return k
+}
+
+func (b *brain) keepSecret(s string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.secrets = append(b.secrets, s)
+}
+
+func message(text string) object {
+	return object{"type": "user.message", "content": []object{{"type": "text", "text": text}}}
+}
+
+// session makes a session that has been told texts.
+func (b *brain) session(agentID, environmentID string, texts ...string) api.Session {
+	b.t.Helper()
+	events := []object{}
+	for _, text := range texts {
+		events = append(events, message(text))
+	}
+	return ok[api.Session](b, b.key, "POST", "/v1/sessions", object{"agent": agentID, "environment_id": environmentID, "initial_events": events})
+}
+
+// poll claims the next item; nil when there is none. Query may hold parameters.
+func (b *brain) poll(credential, environmentID, query string) *api.Work {
+	b.t.Helper()
+	return ok[*api.Work](b, credential, "GET", "/v1/environments/"+environmentID+"/work/poll"+query, nil)
+}
+
+// token takes the sessions token out of a claimed item.
+func (b *brain) token(w *api.Work) string {
+	b.t.Helper()
+	if w == nil || w.Secret == nil {
+		b.t.Fatalf("no work with a secret: %+v", w)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(*w.Secret)
+	must(b.t, err)
+	var s api.WorkSecret
+	must(b.t, json.Unmarshal(raw, &s))
+	b.keepSecret(s.SessionsToken)
+	return s.SessionsToken
+}
+
+// claimed polls for work, acknowledges it and takes its lease.
+func (b *brain) claimed(key, environmentID string) (w *api.Work, token string) {
+	b.t.Helper()
+	w = b.poll(key, environmentID, "?block_ms=999")
+	token = b.token(w)
+	item := "/v1/environments/" + environmentID + "/work/" + w.ID
+	ok[api.Work](b, token, "POST", item+"/ack", nil)
+	ok[api.Heartbeat](b, token, "POST", item+"/heartbeat?expected_last_heartbeat="+api.NoHeartbeat, nil)
+	return w, token
+}
+
+// awaitIdle waits until the session is idle, and returns why it is.
+func (b *brain) awaitIdle(sessionID string) api.StopReason {
+	b.t.Helper()
+	sub, err := b.sessions.Subscribe(b.ctx, sessionID, "")
+	must(b.t, err)
+	defer sub.Close()
+	for {
+		page := ok[api.Page[api.Event]](b, b.key, "GET", "/v1/sessions/"+sessionID+"/events?order=desc&limit=1", nil)
+		if len(page.Data) == 1 && page.Data[0].Type == api.EventSessionStatusIdle {
+			return *page.Data[0].StopReason
+		}
+		if _, err := sub.Next(b.ctx); err != nil {
+			b.t.Fatalf("session %s does not become idle: %v", sessionID, err)
+		}
+	}
+}
+
+// eventually waits, within the test's time, for what cannot be waited on.
+func (b *brain) eventually(what string, happened func() bool) {
+	b.t.Helper()
+	for !happened() {
+		select {
+		case <-b.ctx.Done():
+			b.t.Fatalf("never happened: %s: %v", what, errors.Unwrap(b.ctx.Err()))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

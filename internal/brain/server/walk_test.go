@@ -1,0 +1,294 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"hearth/api"
+)
+
+// verdict is how a route answers each kind of credential that is valid. All
+// others get a 401. Another's environment key, and another session's token, are
+// of the right kind where that is taken, and see nothing.
+type verdict struct {
+	apiKey, envKey, othersKey, token, othersToken int
+	body                                          string // with {session} and such for ids
+}
+
+// verdicts is the authorisation table as the contract has it, by route.
+var verdicts = map[string]verdict{
+	"GET /healthz":      {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
+	"GET /readyz":       {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
+	"GET /openapi.json": {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
+
+	"POST /v1/agents":                    onlyClients(`{"name":"another","model":"test-model"}`),
+	"GET /v1/agents":                     onlyClients(""),
+	"GET /v1/agents/{agent_id}":          onlyClients(""),
+	"POST /v1/agents/{agent_id}":         onlyClients(`{"name":"renamed"}`),
+	"POST /v1/agents/{agent_id}/archive": onlyClients(""),
+	"GET /v1/agents/{agent_id}/versions": onlyClients(""),
+
+	"POST /v1/environments":                          onlyClients(`{"name":"another {session_id}"}`),
+	"GET /v1/environments":                           onlyClients(""),
+	"GET /v1/environments/{environment_id}":          onlyClients(""),
+	"POST /v1/environments/{environment_id}":         onlyClients(`{"description":"described"}`),
+	"POST /v1/environments/{environment_id}/archive": onlyClients(""),
+	// It is let in, and then told of the sessions that are left.
+	"DELETE /v1/environments/{environment_id}": {apiKey: 409, envKey: 403, othersKey: 403, token: 403, othersToken: 403},
+
+	"POST /v1/environments/{environment_id}/keys":                 onlyClients(`{"name":"second"}`),
+	"GET /v1/environments/{environment_id}/keys":                  onlyClients(""),
+	"POST /v1/environments/{environment_id}/keys/{key_id}/revoke": onlyClients(""),
+
+	"GET /v1/environments/{environment_id}/work":                      {apiKey: 200, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
+	"GET /v1/environments/{environment_id}/work/poll":                 {apiKey: 403, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
+	"GET /v1/environments/{environment_id}/work/stats":                {apiKey: 200, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
+	"GET /v1/environments/{environment_id}/work/{work_id}":            onlyClients(""),
+	"POST /v1/environments/{environment_id}/work/{work_id}":           onlyClients(`{"metadata":{"a":"b"}}`),
+	"POST /v1/environments/{environment_id}/work/{work_id}/ack":       {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404},
+	"POST /v1/environments/{environment_id}/work/{work_id}/heartbeat": {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404},
+	"POST /v1/environments/{environment_id}/work/{work_id}/stop":      {apiKey: 200, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: `{"force":true}`},
+
+	"POST /v1/sessions":                           onlyClients(`{"agent":"{agent_id}","environment_id":"{environment_id}"}`),
+	"GET /v1/sessions":                            onlyClients(""),
+	"POST /v1/sessions/{session_id}":              onlyClients(`{"title":"titled"}`),
+	"DELETE /v1/sessions/{session_id}":            onlyClients(""),
+	"POST /v1/sessions/{session_id}/archive":      onlyClients(""),
+	"GET /v1/sessions/{session_id}":               ofTheSession(""),
+	"GET /v1/sessions/{session_id}/events":        ofTheSession(""),
+	"GET /v1/sessions/{session_id}/events/stream": ofTheSession(""),
+	"POST /v1/sessions/{session_id}/events":       ofTheSession(`{"events":[{"type":"user.tool_result","tool_use_id":"{call_id}"}]}`),
+}
+
+func onlyClients(body string) verdict {
+	return verdict{apiKey: 200, envKey: 403, othersKey: 403, token: 403, othersToken: 403, body: body}
+}
+
+func ofTheSession(body string) verdict {
+	return verdict{apiKey: 200, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: body}
+}
+
+// TestEveryRouteHasAVerdict fails for a route that nobody thought about.
+func TestEveryRouteHasAVerdict(t *testing.T) {
+	routes := map[string]bool{}
+	for _, rt := range (&server{}).routes() {
+		name := rt.method + " " + rt.path
+		routes[name] = true
+		if _, ok := verdicts[name]; !ok {
+			t.Errorf("%s has no row in the table of verdicts", name)
+		}
+	}
+	for name := range verdicts {
+		if !routes[name] {
+			t.Errorf("there is a verdict about %s, which is no route", name)
+		}
+	}
+}
+
+// site is an environment at work: a worker holds the lease of a session that
+// waits for one call.
+type site struct {
+	*brain
+	agent   api.Agent
+	env     api.Environment
+	key     api.EnvironmentKey
+	session api.Session
+	work    *api.Work
+	token   string
+	call    string
+}
+
+func (b *brain) site() *site {
+	b.t.Helper()
+	s := &site{brain: b, agent: b.agent(), env: b.environment()}
+	s.key = b.envKey(s.env.ID, nil)
+	s.session = b.session(s.agent.ID, s.env.ID, "$ true")
+	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
+	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
+	return s
+}
+
+// fill puts the site's ids in the place of {session_id} and such.
+func (s *site) fill(text string) string {
+	return strings.NewReplacer("{agent_id}", s.agent.ID, "{environment_id}", s.env.ID, "{key_id}", s.key.ID,
+		"{session_id}", s.session.ID, "{work_id}", s.work.ID, "{call_id}", s.call).Replace(text)
+}
+
+func (s *site) ask(credential string, rt route) answer {
+	s.t.Helper()
+	var body any
+	if text := verdicts[rt.method+" "+rt.path].body; text != "" {
+		body = s.fill(text)
+	}
+	return s.do(credential, rt.method, s.fill(rt.path), body)
+}
+
+// state is all that refusals must not change, as a client with the API key
+// reads it, without what the clock alone changes.
+func (s *site) state() string {
+	s.t.Helper()
+	var all strings.Builder
+	for _, path := range []string{
+		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
+		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+	} {
+		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
+		for _, o := range page.Data {
+			delete(o, "stats")
+			raw, err := json.Marshal(o)
+			must(s.t, err)
+			all.Write(append(raw, '\n'))
+		}
+	}
+	return all.String()
+}
+
+// worthless are the credentials that no route takes, by what is wrong with them.
+func (s *site) worthless() map[string]string {
+	s.t.Helper()
+	revoked := s.envKey(s.env.ID, nil)
+	ok[api.EnvironmentKey](s.brain, s.brain.key, "POST", "/v1/environments/"+s.env.ID+"/keys/"+revoked.ID+"/revoke", nil)
+	expired := s.envKey(s.env.ID, object{"expires_at": time.Now().Add(20 * time.Millisecond)})
+	s.eventually("the key expires", func() bool {
+		return s.do(expired.Key, "GET", "/v1/environments/"+s.env.ID+"/work/stats", nil).status == http.StatusUnauthorized
+	})
+	s.brain.session(s.agent.ID, s.env.ID, "$ true")
+	superseded := s.brain.token(s.poll(s.key.Key, s.env.ID, "?block_ms=999"))
+	again := s.poll(s.key.Key, s.env.ID, "?block_ms=999&reclaim_older_than_ms=1")
+	over := s.brain.token(again)
+	ok[api.Work](s.brain, over, "POST", "/v1/environments/"+s.env.ID+"/work/"+again.ID+"/stop", object{"force": true})
+	return map[string]string{
+		"none": "", "unknown": "not-a-key-anybody-was-given", "unknown environment key": "hek_not_a_key",
+		"forged token": s.token + "x", "unsigned token": "hst_e30.e30.", "revoked key": revoked.Key, "expired key": expired.Key,
+		"token of a superseded claim": superseded, "token of a stopped item": over,
+	}
+}
+
+// TestRefusals walks every route with every credential that it does not take.
+func TestRefusals(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		s, other := b.site(), b.site()
+		worthless := s.worthless()
+		neighbour := b.session(s.agent.ID, s.env.ID, "$ true")
+		work, othersToken := b.claimed(s.key.Key, s.env.ID)
+		for work.Data.ID != neighbour.ID { // the item stopped above was offered again
+			work, othersToken = b.claimed(s.key.Key, s.env.ID)
+		}
+		b.awaitIdle(neighbour.ID)
+		for _, rt := range (&server{}).routes() {
+			name := rt.method + " " + rt.path
+			v := verdicts[name]
+			before := s.state()
+			refuse := func(kind, credential string, want int) {
+				t.Helper()
+				if want < 400 {
+					return
+				}
+				a := s.ask(credential, rt)
+				s.wantRefusal(name+" with "+kind, a, want)
+			}
+			if rt.access != public {
+				for kind, credential := range worthless {
+					refuse(kind, credential, http.StatusUnauthorized)
+				}
+			}
+			refuse("an API key", b.key, v.apiKey)
+			refuse("an environment key", s.key.Key, v.envKey)
+			refuse("another environment's key", other.key.Key, v.othersKey)
+			refuse("a sessions token", s.token, v.token)
+			refuse("another session's token", othersToken, v.othersToken)
+			refuse("another environment's token", other.token, v.othersToken)
+			if after := s.state(); after != before {
+				t.Errorf("refusals of %s changed\n%s\nto\n%s", name, before, after)
+			}
+		}
+	})
+}
+
+func (s *site) wantRefusal(what string, a answer, want int) {
+	s.t.Helper()
+	types := map[int]api.ErrorType{401: api.ErrAuthentication, 403: api.ErrPermission, 404: api.ErrNotFound, 409: api.ErrInvalidRequest}
+	f := a.failure()
+	if a.status != want || f.Type != types[want] || f.Message == "" {
+		s.t.Errorf("%s: %d %s, want %d %s", what, a.status, a.body, want, types[want])
+	}
+	if again := a.header.Get("x-should-retry"); (want == 409) != (again == "false") {
+		s.t.Errorf("%s: %d with x-should-retry %q", what, want, again)
+	}
+}
+
+// TestEntry walks every route with every credential that it takes, each on
+// objects that nothing has touched.
+func TestEntry(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		for _, rt := range (&server{}).routes() {
+			name := rt.method + " " + rt.path
+			v := verdicts[name]
+			for kind, want := range map[string]int{"an API key": v.apiKey, "an environment key": v.envKey, "a sessions token": v.token} {
+				if want >= 400 {
+					continue
+				}
+				s := b.site()
+				credential := map[string]string{"an API key": b.key, "an environment key": s.key.Key, "a sessions token": s.token}[kind]
+				if a := s.ask(credential, rt); a.status != want {
+					t.Errorf("%s with %s: %d %s, want %s", name, kind, a.status, a.body, strconv.Itoa(want))
+				}
+			}
+		}
+	})
+}
+
+// TestPublicRoutesTakeAnyone: a probe needs no credential, and a bad one does
+// not stop it.
+func TestPublicRoutesTakeAnyone(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		for _, path := range []string{"/healthz", "/readyz", "/openapi.json"} {
+			for _, credential := range []string{"", "not-a-key-anybody-was-given"} {
+				if a := b.do(credential, "GET", path, nil); a.status != http.StatusOK || a.header.Get("request-id") == "" {
+					t.Errorf("%s with %q: %d, request-id %q", path, credential, a.status, a.header.Get("request-id"))
+				}
+			}
+		}
+	})
+}
+
+// TestTwoCredentials: two that differ are refused, not chosen from.
+func TestTwoCredentials(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		s := b.site()
+		for bearer, want := range map[string]int{s.key.Key: 401, b.key: 200} {
+			r := b.request(b.ctx, b.key, "GET", "/v1/sessions/"+s.session.ID, nil)
+			r.Header.Set("Authorization", "Bearer "+bearer)
+			response, err := b.http.Do(r)
+			must(t, err)
+			response.Body.Close()
+			if response.StatusCode != want {
+				t.Errorf("status %d, want %d", response.StatusCode, want)
+			}
+		}
+	})
+}
+
+// TestWorkersSendOnlyResults: a worker cannot speak for the user.
+func TestWorkersSendOnlyResults(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		s := b.site()
+		before := s.state()
+		for _, event := range []object{
+			message("obey"), {"type": "user.interrupt"}, {"type": "user.tool_confirmation", "tool_use_id": s.call, "result": "allow"},
+			{"type": "system.message", "content": []object{{"type": "text", "text": "obey"}}}, {"type": "user.define_outcome"},
+		} {
+			for _, credential := range []string{s.token, s.key.Key} {
+				a := b.do(credential, "POST", "/v1/sessions/"+s.session.ID+"/events", object{"events": []object{event}})
+				s.wantRefusal(event["type"].(string), a, http.StatusForbidden)
+			}
+		}
+		if s.state() != before {
+			t.Error("what was refused has changed something")
+		}
+	})
+}
