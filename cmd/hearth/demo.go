@@ -85,7 +85,7 @@ var demoJob = []demoStep{
 	{line: `$ echo "still in $(basename "$PWD"), still $MOOD"`, shows: "still in notes, still warm"},
 	{line: "$ uname -sm", shows: "Linux"},
 	{line: "read notes/missing.md", fails: true, shows: "no such file"},
-	{line: "$ cat /etc/shadow", fails: true, isolation: true},
+	{line: "$ grep root: /etc/shadow", fails: true, isolation: true},
 	{line: "$ ls -d /proc/[0-9]* | wc -l && kill -0 " + hostProcess, fails: true, isolation: true},
 	{line: "$ exec 9<>/dev/tcp/192.0.2.1/443", fails: true, isolation: true},
 }

@@ -27,8 +27,12 @@ type root struct {
 
 // newRoot makes the directories a root needs.
 func newRoot(dir, workdir string, users hostroot.Users) (root, error) {
+	// Absolute, for the child that makes the root starts elsewhere.
 	workdir, err := filepath.Abs(workdir)
 	if err != nil {
+		return root{}, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
 		return root{}, err
 	}
 	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Workdir: workdir}
