@@ -74,6 +74,9 @@ func (s *server) streamEvents(r *request) (any, error) {
 	if q.err != nil {
 		return nil, q.err
 	}
+	if err := checkText("Last-Event-ID", r.Header.Get("Last-Event-ID")); err != nil {
+		return nil, err
+	}
 	sub, err := s.Sessions.Subscribe(r.Context(), r.PathValue("session_id"), r.Header.Get("Last-Event-ID"))
 	if err != nil {
 		return nil, err

@@ -8,13 +8,21 @@ import (
 
 func (s *server) createKey(r *request) (any, error) {
 	var p struct {
-		Name      string     `json:"name"`
-		ExpiresAt *time.Time `json:"expires_at"`
+		Name      string  `json:"name"`
+		ExpiresAt *string `json:"expires_at"`
 	}
 	if err := r.decode(&p); err != nil {
 		return nil, err
 	}
-	return s.Environments.CreateKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), p.Name, p.ExpiresAt)
+	var expires *time.Time
+	if p.ExpiresAt != nil {
+		at, err := parseTime("expires_at", *p.ExpiresAt)
+		if err != nil {
+			return nil, err
+		}
+		expires = &at
+	}
+	return s.Environments.CreateKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), p.Name, expires)
 }
 
 func (s *server) listKeys(r *request) (any, error) {

@@ -1,18 +1,16 @@
 package server
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
@@ -28,44 +26,6 @@ type request struct {
 	query     url.Values     // parsed when first asked for
 }
 
-// decode reads the body into v. No body at all is an empty object.
-func (r *request) decode(v any) error {
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return err
-		}
-		return api.BadRequest("the body could not be read to its end")
-	}
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 {
-		return nil
-	}
-	if raw[0] != '{' {
-		return api.BadRequest("the body must be a JSON object")
-	}
-	err = json.Unmarshal(raw, v)
-	var wrong *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &wrong):
-		return api.Invalid(orBody(wrong.Field), "must not be a %s", wrong.Value)
-	case errors.As(err, &syntax):
-		return api.BadRequest("the body is not valid JSON: %s at byte %d", syntax, syntax.Offset)
-	case err != nil:
-		return api.BadRequest("the body is not valid: %v", err)
-	}
-	return nil
-}
-
-func orBody(field string) string {
-	if field == "" {
-		return "body"
-	}
-	return field
-}
-
 // values are the query's parameters.
 func (r *request) values() (url.Values, error) {
 	if r.query == nil {
@@ -74,13 +34,26 @@ func (r *request) values() (url.Values, error) {
 			return nil, api.BadRequest("the query cannot be parsed: %v", err)
 		}
 		for key, values := range query {
-			if slices.ContainsFunc(values, func(v string) bool { return strings.ContainsRune(v, 0) }) {
-				return nil, api.Invalid(key, "must not contain a NUL character")
+			for _, v := range values {
+				if err := checkText(key, v); err != nil {
+					return nil, err
+				}
 			}
 		}
 		r.query = query
 	}
 	return r.query, nil
+}
+
+// checkText refuses text that a database could not even look for.
+func checkText(name, text string) error {
+	if strings.ContainsRune(text, 0) {
+		return api.Invalid(name, "must not contain a NUL character")
+	}
+	if !utf8.ValidString(text) {
+		return api.Invalid(name, "is not valid UTF-8")
+	}
+	return nil
 }
 
 // params reads query parameters one after the other and keeps the first error.
@@ -133,11 +106,22 @@ func (p *params) moment(name string) time.Time {
 	if text == "" {
 		return time.Time{}
 	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		p.fail(name, "must be an RFC 3339 time such as 2026-01-02T15:04:05Z, not %.60q", text)
+	t, err := parseTime(name, text)
+	if err != nil && p.err == nil {
+		p.err = err
 	}
 	return t
+}
+
+// parseTime reads an RFC 3339 time, in UTC. What is in the year 10000 there
+// could be kept, and never be written as RFC 3339 again.
+func parseTime(name, text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	t = t.UTC()
+	if err != nil || t.Year() > 9999 {
+		return time.Time{}, api.Invalid(name, "must be an RFC 3339 time such as 2026-01-02T15:04:05Z, not %.60q", text)
+	}
+	return t, nil
 }
 
 // span reads the bounds created_at[gt], [gte], [lt] and [lte].
@@ -216,7 +200,7 @@ func (p *params) cursor(list string) cursor {
 		return c
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || json.Unmarshal(raw, &c) != nil || strings.ContainsRune(c.ID, 0) {
+	if err != nil || json.Unmarshal(raw, &c) != nil || checkText("page", c.ID) != nil {
 		p.fail("page", "is not a cursor of this server; leave it out for the first page")
 		return cursor{}
 	}

@@ -109,7 +109,20 @@ func (s *server) authorise(r *request, rt route) error {
 	if rt.access&kinds[p.Kind] == 0 {
 		return api.Forbidden("%s %s does not take a credential of the kind %s", rt.method, rt.path, p.Kind)
 	}
+	if err := checkPath(r); err != nil {
+		return err
+	}
 	return s.inScope(r)
+}
+
+// checkPath refuses ids that no object could have.
+func checkPath(r *request) error {
+	for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id"} {
+		if err := checkText(name, r.PathValue(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inScope checks that the objects in the path are the principal's. To others,

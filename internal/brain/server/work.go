@@ -24,13 +24,26 @@ func (s *server) pollWork(r *request) (any, error) {
 	if q.err != nil {
 		return nil, q.err
 	}
+	if err := checkText("Anthropic-Worker-ID", p.WorkerID); err != nil {
+		return nil, err
+	}
 	// A shutdown answers long polls at once.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.Stopping, cancel)()
 	w, err := s.Queue.Poll(ctx, p)
-	if w == nil || err != nil {
-		return nil, err // encoded as null: nothing to do
+	if err != nil {
+		return nil, err
+	}
+	if p.Block > 0 {
+		// A key that was revoked during the wait brings its holder nothing: what
+		// was claimed with it is not acknowledged, and so offered again soon.
+		if _, err := s.Keys.Authenticate(r.Request); err != nil {
+			return nil, err
+		}
+	}
+	if w == nil {
+		return nil, nil // encoded as null: nothing to do
 	}
 	return w, nil
 }
@@ -59,6 +72,9 @@ func (s *server) updateWork(r *request) (any, error) {
 	}
 	if err := r.decode(&p); err != nil {
 		return nil, err
+	}
+	if p.Metadata == nil {
+		return nil, api.Invalid("metadata", "is required")
 	}
 	return s.Queue.UpdateMetadata(r.Context(), r.PathValue("environment_id"), r.PathValue("work_id"), p.Metadata)
 }

@@ -1,0 +1,187 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"hearth/api"
+)
+
+// maxDepth bounds how deeply a body may nest. What is stored is sent again
+// inside pages and requests to models, whose readers have bounds of their own.
+const maxDepth = 200
+
+// decode reads the body into v. No body at all is an empty object.
+func (r *request) decode(v any) error {
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return err
+		}
+		return api.BadRequest("the body could not be read to its end")
+	}
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 {
+		return nil
+	}
+	if raw[0] != '{' {
+		return api.BadRequest("the body must be a JSON object")
+	}
+	if err := checkBody(raw); err != nil {
+		return err
+	}
+	err = json.Unmarshal(raw, v)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong):
+		return api.Invalid(orBody(wrong.Field), "must not be a %s", wrong.Value)
+	case err != nil:
+		return api.BadRequest("the body is not valid: %v", err)
+	}
+	return nil
+}
+
+func orBody(field string) string {
+	if field == "" {
+		return "body"
+	}
+	return field
+}
+
+// checkBody refuses what parses and yet means different things to different
+// readers: bytes that are not UTF-8, keys given twice, NUL characters.
+func checkBody(raw []byte) error {
+	if !utf8.Valid(raw) {
+		return api.BadRequest("the body is not valid UTF-8")
+	}
+	reader := bodyReader{dec: json.NewDecoder(bytes.NewReader(raw))}
+	reader.dec.UseNumber()
+	err := reader.value()
+	if err == nil {
+		if _, end := reader.dec.Token(); end != io.EOF {
+			return api.BadRequest("the body has something after its JSON object")
+		}
+	}
+	var wire *api.Error
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wire):
+		return err
+	case errors.As(err, &syntax):
+		return api.BadRequest("the body is not valid JSON: %s at byte %d", syntax, syntax.Offset)
+	case err != nil:
+		return api.BadRequest("the body is not valid JSON: it ends too early")
+	}
+	if !bytes.Contains(raw, []byte(`\u0000`)) {
+		return nil
+	}
+	var body any
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return api.BadRequest("the body is not valid: %v", err)
+	}
+	if path, found := findNUL("", body); found {
+		return api.Invalid(orBody(path), "must not contain a NUL character")
+	}
+	return nil
+}
+
+// bodyReader walks a body token by token.
+type bodyReader struct {
+	dec  *json.Decoder
+	path []string // of the value being read
+}
+
+func (b *bodyReader) value() error {
+	token, err := b.dec.Token()
+	if err != nil {
+		return err
+	}
+	delim, composite := token.(json.Delim)
+	if !composite {
+		return nil
+	}
+	if len(b.path) == maxDepth {
+		return api.Invalid(orBody(b.path[0]), "nests more than %d levels deep", maxDepth)
+	}
+	if delim == '{' {
+		err = b.fields()
+	} else {
+		err = b.elements()
+	}
+	if err != nil {
+		return err
+	}
+	_, err = b.dec.Token() // what closes it
+	return err
+}
+
+func (b *bodyReader) fields() error {
+	seen := map[string]bool{}
+	for b.dec.More() {
+		token, err := b.dec.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := token.(string) // a decoder lets nothing else stand here
+		b.path = append(b.path, key)
+		if seen[key] {
+			return api.Invalid(strings.ReplaceAll(strings.Join(b.path, "."), ".[]", "[]"), "is given twice")
+		}
+		seen[key] = true
+		if err := b.value(); err != nil {
+			return err
+		}
+		b.path = b.path[:len(b.path)-1]
+	}
+	return nil
+}
+
+func (b *bodyReader) elements() error {
+	b.path = append(b.path, "[]")
+	for b.dec.More() {
+		if err := b.value(); err != nil {
+			return err
+		}
+	}
+	b.path = b.path[:len(b.path)-1]
+	return nil
+}
+
+// findNUL finds a NUL character, which Postgres cannot store in a name or an
+// id. The content of a tool result is what some program printed, and is kept as
+// it is, in JSON, where a NUL is an escape like any other.
+func findNUL(path string, v any) (at string, found bool) {
+	switch v := v.(type) {
+	case string:
+		return path, strings.ContainsRune(v, 0)
+	case []any:
+		for i, element := range v {
+			if at, found := findNUL(fmt.Sprintf("%s[%d]", path, i), element); found {
+				return at, true
+			}
+		}
+	case map[string]any:
+		isResult := v["type"] == string(api.EventUserToolResult) || v["type"] == string(api.EventUserCustomToolResult)
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if strings.ContainsRune(key, 0) {
+				return path, true
+			}
+			if isResult && key == "content" {
+				continue
+			}
+			if at, found := findNUL(strings.TrimPrefix(path+"."+key, "."), v[key]); found {
+				return at, true
+			}
+		}
+	}
+	return "", false
+}
