@@ -58,7 +58,7 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 	}
 	return worker.New(worker.Config{
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
-		Engine: engine, StateDir: h.stateDir, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Drain: h.drain, Log: h.log,
+		Engine: engine, StateDir: h.stateDir, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
 	})
 }
 

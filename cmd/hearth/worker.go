@@ -103,12 +103,14 @@ type handsConfig struct {
 	maxSessions int
 	maxIdle     time.Duration
 	drain       time.Duration
+	pool        int
 	log         *slog.Logger
 }
 
 func (h *handsConfig) register(flags *pflag.FlagSet) {
 	registerEngine(flags, &h.engine)
 	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
+	flags.IntVar(&h.pool, "pool", 2, "how many sandboxes to keep started ahead of their sessions")
 	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")
 	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
 }

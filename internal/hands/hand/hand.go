@@ -61,6 +61,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 		shell.orphans = newOrphans(ctx)
 	}
 	defer shell.close()
+	go shell.warm()
 	s := server{
 		out:   frameWriter{w: w},
 		spill: files.spill,

@@ -73,14 +73,25 @@ func (s *shell) bashTool(ctx context.Context, input json.RawMessage) (string, er
 	if err := ctx.Err(); err != nil {
 		return "", errors.New("[cancelled before it began]")
 	}
-	if s.bash == nil {
-		b, err := s.startBash()
-		if err != nil {
-			return "", fmt.Errorf("bash: %w", err)
-		}
-		s.bash = b
+	if err := s.ready(); err != nil {
+		return "", fmt.Errorf("bash: %w", err)
 	}
 	return s.execute(ctx, in.Command)
+}
+
+// ready starts bash unless it runs. The caller holds turn.
+func (s *shell) ready() (err error) {
+	if s.bash == nil {
+		s.bash, err = s.startBash()
+	}
+	return err
+}
+
+// warm starts bash before anybody asks for it.
+func (s *shell) warm() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	_ = s.ready() // whoever asks for it will meet the error
 }
 
 func (s *shell) execute(ctx context.Context, command string) (string, error) {

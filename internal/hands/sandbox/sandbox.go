@@ -66,6 +66,8 @@ type Engine interface {
 	// List reports every sandbox of this engine under the same state
 	// directory, those of dead workers too.
 	List(ctx context.Context) ([]Info, error)
+	// Label gives a sandbox other labels.
+	Label(ctx context.Context, id string, labels map[string]string) error
 	// Destroy removes a sandbox by id, whoever made it: processes, mounts,
 	// cgroups and scratch files, not the workdir. An unknown id is no error.
 	Destroy(ctx context.Context, id string) error

@@ -108,7 +108,12 @@ func (a *activation) run(ctx context.Context) (err error) {
 	if err := checkResources(session.Resources); err != nil {
 		return err
 	}
-	a.downloadSkills(ctx, session.Agent.Skills)
+	if len(session.Agent.Skills) > 0 {
+		// The working directory may be another's until the sandbox is there. That
+		// there is none, the first call will say.
+		_, _ = box.get(ctx)
+		a.downloadSkills(ctx, session.Agent.Skills)
+	}
 	return newRunner(a, box).run(ctx)
 }
 

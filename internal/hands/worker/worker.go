@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/pool"
 )
 
 // Config of a Worker; zero fields take the defaults named.
@@ -40,6 +42,12 @@ type Config struct {
 	StateDir string
 	// Limits bound each sandbox. Default none.
 	Limits sandbox.Limits
+	// Pool is how many sandboxes to keep started ahead of their sessions.
+	// Default none.
+	Pool int
+	// Pool is how many sandboxes to keep started ahead of their sessions.
+	// Default none.
+	Pool int
 	// MaxSessions is how many sessions are served at once. Default 8.
 	MaxSessions int
 	// MaxIdle is how long the worker stays with a session whose turn has
@@ -153,6 +161,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	var items sync.WaitGroup
 	slots := make(chan struct{}, w.MaxSessions)
 	go w.tidy(ctx)
+	defer w.fillPool(ctx)()
 	w.Log.Info("serving", "environment", w.EnvironmentID, "server", w.BaseURL, "engine", w.Engine.Name(), "worker", w.WorkerID, "max_sessions", w.MaxSessions)
 	err := w.poll(ctx, slots, func(item Item) {
 		items.Go(func() {
@@ -166,6 +175,19 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer timer.Stop()
 	items.Wait()
 	return err
+}
+
+// fillPool has sandboxes started ahead of their sessions until ctx ends. What it
+// returns waits until those nobody took are gone.
+func (w *Worker) fillPool(ctx context.Context) (wait func()) {
+	if w.Pool == 0 {
+		return func() {}
+	}
+	p := pool.New(pool.Config{Engine: w.Engine, Size: w.Pool, Dir: filepath.Join(w.StateDir, "pool"), Limits: w.Limits, Log: w.Log})
+	w.Engine = p
+	var filling sync.WaitGroup
+	filling.Go(func() { p.Run(ctx) })
+	return filling.Wait
 }
 
 // Item is a claimed work item.

@@ -211,6 +211,11 @@ func sealedCopy(self *os.File) (*os.File, error) {
 // List implements sandbox.Engine.
 func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
 
+// Label implements sandbox.Engine.
+func (e *Engine) Label(_ context.Context, id string, labels map[string]string) error {
+	return e.dir.Label(id, labels)
+}
+
 // Destroy implements sandbox.Engine. Mounts and processes of a sandbox go with
 // its first process; what is left to remove are its scratch files.
 func (e *Engine) Destroy(ctx context.Context, id string) error {

@@ -108,6 +108,11 @@ func run() {
 // List implements sandbox.Engine.
 func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }
 
+// Label implements sandbox.Engine.
+func (e *Engine) Label(_ context.Context, id string, labels map[string]string) error {
+	return e.dir.Label(id, labels)
+}
+
 // Destroy implements sandbox.Engine.
 func (e *Engine) Destroy(ctx context.Context, id string) error {
 	r, err := e.dir.Load(id)

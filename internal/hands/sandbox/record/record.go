@@ -170,6 +170,19 @@ func (d Dir) Infos() ([]sandbox.Info, error) {
 	return infos, nil
 }
 
+// Label gives a sandbox other labels.
+func (d Dir) Label(id string, labels map[string]string) error {
+	r, err := d.Load(id)
+	if err == nil {
+		r.Labels = labels
+		err = d.Save(r)
+	}
+	if err != nil {
+		return fmt.Errorf("label sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
 // Remove removes a sandbox's directory, in which directories may have been
 // closed even to their owner.
 func (d Dir) Remove(id string) error {

@@ -1,0 +1,218 @@
+// Package pool keeps a few sandboxes of an engine started before anybody asks,
+// so that a session gets one at once. A Pool is an engine itself, in the place
+// of the one it draws from. It owns the blank sandboxes and their working
+// directories, and may call sandbox.
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"hearth/internal/hands/sandbox"
+)
+
+// Config of a Pool.
+type Config struct {
+	// Engine makes the sandboxes. Required.
+	Engine sandbox.Engine
+	// Size is how many blank sandboxes to keep. Required.
+	Size int
+	// Dir holds the blank sandboxes' working directories. It must be on the file
+	// system of the sessions' own. Required.
+	Dir string
+	// Limits and Env are those of the sandboxes; one that is to have others is
+	// made when it is asked for.
+	Limits sandbox.Limits
+	Env    map[string]string
+	// Log. Default slog.Default().
+	Log *slog.Logger
+}
+
+// Pool implements sandbox.Engine.
+type Pool struct {
+	sandbox.Engine
+	cfg    Config
+	blanks chan blank
+	taken  chan struct{} // told when a blank is gone
+}
+
+// blank is a sandbox that nobody has used.
+type blank struct {
+	sandbox.Sandbox
+	workdir string
+}
+
+// New makes a pool, which is empty until Run.
+func New(cfg Config) *Pool {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Pool{Engine: cfg.Engine, cfg: cfg, blanks: make(chan blank, cfg.Size), taken: make(chan struct{}, 1)}
+}
+
+const (
+	// calm is how long nobody must have taken a sandbox before another is made:
+	// whoever asked needs the processors more.
+	calm = 100 * time.Millisecond
+	// retry is the pause after a sandbox could not be made.
+	retry = 10 * time.Second
+)
+
+// Run keeps the pool filled until ctx ends, and then destroys what is in it.
+func (p *Pool) Run(ctx context.Context) {
+	defer p.drain()
+	p.sweep()
+	for ctx.Err() == nil {
+		if len(p.blanks) == cap(p.blanks) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-p.taken:
+			}
+			p.settle(ctx)
+		}
+		b, err := p.make(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.cfg.Log.Warn("could not start a sandbox ahead of its session", "error", err, "next_try_in", retry)
+			}
+			wait(ctx, retry)
+			continue
+		}
+		p.blanks <- b // there is room: only Run adds
+	}
+}
+
+// Ready is how many sandboxes are there to be taken.
+func (p *Pool) Ready() int { return len(p.blanks) }
+
+// settle waits until nobody has taken a sandbox for a while.
+func (p *Pool) settle(ctx context.Context) {
+	for {
+		select {
+		case <-p.taken:
+		case <-time.After(calm):
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// sweep removes the working directories that an earlier life left; their
+// sandboxes are for the worker to reap, as any others.
+func (p *Pool) sweep() {
+	entries, err := os.ReadDir(p.cfg.Dir)
+	if err != nil {
+		return // there is none yet
+	}
+	alive, err := p.List(context.Background())
+	if err != nil {
+		return // tried again at the next start
+	}
+	kept := map[string]bool{}
+	for _, s := range alive {
+		kept[s.ID] = s.OwnerAlive
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		// A young one may be that of another worker's sandbox, about to be made.
+		if err == nil && !kept[entry.Name()] && time.Since(info.ModTime()) > time.Minute {
+			_ = os.RemoveAll(filepath.Join(p.cfg.Dir, entry.Name())) // nothing of worth is in it
+		}
+	}
+}
+
+func (p *Pool) make(ctx context.Context) (blank, error) {
+	id := strings.ToLower(rand.Text())
+	workdir := filepath.Join(p.cfg.Dir, id)
+	if err := errors.Join(os.MkdirAll(p.cfg.Dir, 0o711), os.Mkdir(workdir, 0o755)); err != nil {
+		return blank{}, err
+	}
+	s, err := p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: workdir, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
+	if err != nil {
+		return blank{}, errors.Join(err, os.RemoveAll(workdir))
+	}
+	return blank{s, workdir}, nil
+}
+
+// Create implements sandbox.Engine: it hands out a blank sandbox, under its own
+// id, if there is one that fits; else it has one made.
+func (p *Pool) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	for p.fits(spec) {
+		var b blank
+		select {
+		case b = <-p.blanks:
+		default:
+			return p.Engine.Create(ctx, spec)
+		}
+		select {
+		case p.taken <- struct{}{}:
+		default: // it has been told already
+		}
+		err := p.give(ctx, b, spec)
+		if err == nil {
+			return b, nil
+		}
+		p.cfg.Log.Debug("a sandbox started ahead was of no use", "sandbox", b.ID(), "error", err)
+		p.discard(b)
+	}
+	return p.Engine.Create(ctx, spec)
+}
+
+// fits tells whether a blank sandbox could become the one asked for: it has no
+// files yet and nothing of its own.
+func (p *Pool) fits(spec sandbox.Spec) bool {
+	if spec.Limits != p.cfg.Limits || !maps.Equal(spec.Env, p.cfg.Env) {
+		return false
+	}
+	entries, err := os.ReadDir(spec.Workdir)
+	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
+}
+
+// give makes a blank sandbox the one asked for. Its working directory takes its
+// place by being renamed, which those who have it open do not notice.
+func (p *Pool) give(ctx context.Context, b blank, spec sandbox.Spec) error {
+	select {
+	case <-b.Done():
+		return errors.New("it has died")
+	default:
+	}
+	if err := os.Rename(b.workdir, spec.Workdir); err != nil {
+		return fmt.Errorf("give it the working directory: %w", err)
+	}
+	return p.Engine.Label(ctx, b.ID(), spec.Labels)
+}
+
+func (p *Pool) discard(b blank) {
+	if err := errors.Join(b.Destroy(context.Background()), os.RemoveAll(b.workdir)); err != nil {
+		p.cfg.Log.Warn("could not remove a sandbox that nobody used", "sandbox", b.ID(), "error", err)
+	}
+}
+
+func (p *Pool) drain() {
+	for {
+		select {
+		case b := <-p.blanks:
+			p.discard(b)
+		default:
+			return
+		}
+	}
+}
