@@ -229,9 +229,10 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Sessio
 	return r.session(s.now())
 }
 
-// terminate ends a session for good.
+// terminate ends a session for good, and the run that may be thinking for it.
 func (m *mutation) terminate(c cause) error {
 	m.due = sql.NullInt64{}
+	m.release()
 	m.setBlocking(nil)
 	if _, err := m.tx.Exec(m.ctx, "UPDATE tool_calls SET state = 'moot' WHERE session_id = ? AND state = 'open'", m.id); err != nil {
 		return err
@@ -270,6 +271,7 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 			return err
 		}
 		m.due, m.deleted = sql.NullInt64{}, micros(m.now)
+		m.release()
 		old := m.now.Add(-tombstoneLife).UnixMicro()
 		for _, purge := range []struct {
 			query string
@@ -316,7 +318,7 @@ func (s *Store) GiveUp(ctx context.Context, tx db.Tx, sessionID string) error {
 		EventHead: api.EventHead{Type: api.EventSessionError},
 		Error: api.SessionError{
 			Type:        api.SessionErrorUnknown,
-			Message:     "Workers claimed this session again and again, and none finished the calls it waits for. Look at the workers' logs; a message, an interrupt or a confirmation has it offered again.",
+			Message:     "Workers claimed this session again and again, and none finished the calls it waits for. Look at the workers' logs; a message has it offered again, an interrupt ends the calls.",
 			RetryStatus: api.RetryStatus{Type: api.RetryExhausted},
 		},
 	}, nil)

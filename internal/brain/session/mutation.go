@@ -243,11 +243,8 @@ func (m *mutation) settle() error {
 	if err != nil {
 		return err
 	}
-	needsHands := slices.ContainsFunc(calls, Call.runnable)
-	if needsHands {
-		if err := m.store.queue.Offer(m.ctx, m.tx, m.environmentID, m.id, true); err != nil {
-			return err
-		}
+	if err := m.offer(calls); err != nil {
+		return err
 	}
 	blocking := []string{}
 	for _, c := range calls {
@@ -269,6 +266,14 @@ func (m *mutation) settle() error {
 		return nil // a confirmation changes nothing for those who wait
 	}
 	return m.change(causeWait, api.StopReason{Type: api.StopRequiresAction, EventIDs: blocking}, nil)
+}
+
+// offer has hands offered the session, if they may run one of the calls.
+func (m *mutation) offer(calls []Call) error {
+	if !slices.ContainsFunc(calls, Call.runnable) {
+		return nil
+	}
+	return m.store.queue.Offer(m.ctx, m.tx, m.environmentID, m.id, true)
 }
 
 // setBlocking records the calls waited for and tells whether they differ.

@@ -386,8 +386,8 @@ func (m *mutation) flush() error {
 
 // ApplyInterrupt takes the queued interrupts into the log: what the model had
 // said so far is kept, the span ends, open calls are answered in the server's
-// name and take no other result, and the session goes idle with end_turn; messages queued meanwhile then start the next turn.
-// It releases the run.
+// name and take no other result, and the session goes idle with end_turn.
+// Messages queued meanwhile then start the next turn. It releases the run.
 func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.ModelUsage) error {
 	return r.mutate(ctx, func(m *mutation) error {
 		if err := m.log(partial); err != nil {

@@ -77,14 +77,22 @@ func (m *mutation) acceptOne(in input, from Sender) (id string, answers bool, er
 }
 
 // acceptMessage starts a turn when the session is free, else queues the message.
+// Somebody cares then what keeps it waiting, so workers are offered it anew,
+// even if they had been given up on.
 func (m *mutation) acceptMessage(e *api.ContentEvent) (string, bool, error) {
 	free, err := m.free()
 	if err != nil {
 		return "", false, err
 	}
 	if !free {
-		_, err := m.enqueue(e)
-		return e.ID, false, err
+		if _, err := m.enqueue(e); err != nil {
+			return "", false, err
+		}
+		calls, err := m.openCalls()
+		if err != nil {
+			return "", false, err
+		}
+		return e.ID, false, m.offer(calls)
 	}
 	if err := m.append(e, nil); err != nil {
 		return "", false, err
