@@ -45,9 +45,6 @@ type Config struct {
 	// Pool is how many sandboxes to keep started ahead of their sessions.
 	// Default none.
 	Pool int
-	// Pool is how many sandboxes to keep started ahead of their sessions.
-	// Default none.
-	Pool int
 	// MaxSessions is how many sessions are served at once. Default 8.
 	MaxSessions int
 	// MaxIdle is how long the worker stays with a session whose turn has
