@@ -189,6 +189,9 @@ func (s *Store) page(ctx context.Context, query string, args []any, limit int) (
 // that can be cleared. Params.Version, when given, must be the current version.
 // An update that changes nothing makes no version.
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (api.Agent, error) {
+	if p.Version.Given() && p.Version.Value < 1 {
+		return api.Agent{}, api.Invalid("version", "must be at least 1")
+	}
 	var a api.Agent
 	err := s.db.Write(ctx, func(tx db.Tx) (err error) {
 		if a, err = get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {

@@ -115,7 +115,7 @@ var efforts = []string{"low", "medium", "high", "xhigh", "max"}
 func ParseModel(raw json.RawMessage) (api.ModelConfig, error) {
 	var id string
 	if json.Unmarshal(raw, &id) == nil {
-		return checkModel(api.ModelConfig{ID: id})
+		return checkModel("model", api.ModelConfig{ID: id})
 	}
 	var m struct {
 		ID           string                        `json:"id"`
@@ -134,12 +134,13 @@ func ParseModel(raw json.RawMessage) (api.ModelConfig, error) {
 		}
 		model.Effort = &effort
 	}
-	return checkModel(model)
+	return checkModel("model.id", model)
 }
 
-func checkModel(m api.ModelConfig) (api.ModelConfig, error) {
+// checkModel checks a model whose id stands in the field named.
+func checkModel(field string, m api.ModelConfig) (api.ModelConfig, error) {
 	if n := utf8.RuneCountInString(m.ID); n == 0 || n > maxName {
-		return m, api.Invalid("model", "must name a model in 1 to %d characters", maxName)
+		return m, api.Invalid(field, "must name a model in 1 to %d characters", maxName)
 	}
 	if m.Speed != "" && m.Speed != "standard" && m.Speed != "fast" {
 		return m, api.Invalid("model.speed", "must be standard or fast")

@@ -181,9 +181,17 @@ func (a answer) failure() api.Error {
 // Of a stream it reads only the head.
 func (b *brain) do(credential, method, path string, body any) answer {
 	b.t.Helper()
-	response, err := b.http.Do(b.request(b.ctx, credential, method, path, body))
+	return b.send(b.request(b.ctx, credential, method, path, body))
+}
+
+// send makes a request. It may be called from any goroutine; a request that
+// brings no answer has status 0.
+func (b *brain) send(r *http.Request) answer {
+	b.t.Helper()
+	response, err := b.http.Do(r)
 	if err != nil {
-		b.t.Fatalf("%s %s: %v", method, path, err)
+		b.t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		return answer{}
 	}
 	defer response.Body.Close()
 	a := answer{status: response.StatusCode, header: response.Header}
@@ -191,7 +199,7 @@ func (b *brain) do(credential, method, path string, body any) answer {
 		return a
 	}
 	if a.body, err = io.ReadAll(response.Body); err != nil {
-		b.t.Fatalf("%s %s: %v", method, path, err)
+		b.t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
 	}
 	return a
 }
