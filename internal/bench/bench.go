@@ -46,6 +46,8 @@ var parts = []struct {
 	{"sessions", sessionsPerSecond},
 	{"events", eventsPerSecond},
 	{"memory", memoryOfSessions},
+	{"sandbox", sandboxes},
+	{"warm", inSandbox},
 }
 
 // Parts names what can be measured.

@@ -1,0 +1,223 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/gvisor"
+	"hearth/internal/hands/sandbox/namespace"
+	"hearth/internal/hands/sandbox/pool"
+)
+
+// contestant makes sandboxes of one kind.
+type contestant struct {
+	name string
+	// run makes one, runs a first command in it, and returns what removes it.
+	run func(context.Context) (remove func() error, err error)
+	// rest, if set, is called between runs until the contestant is as it was.
+	rest func(context.Context) error
+	// close ends the contestant.
+	close func()
+}
+
+// engines are ours, each by its maker.
+var engines = []struct {
+	name string
+	make func(stateDir string) sandbox.Engine
+}{
+	{"namespace", func(dir string) sandbox.Engine {
+		return namespace.New(namespace.Config{StateDir: dir, Log: slog.New(slog.DiscardHandler)})
+	}},
+	{"gvisor", func(dir string) sandbox.Engine {
+		return gvisor.New(gvisor.Config{StateDir: dir, Log: slog.New(slog.DiscardHandler)})
+	}},
+}
+
+// poolSize is how many sandboxes the pools under measurement keep.
+const poolSize = 4
+
+// sandboxes measures how long it takes from asking for a sandbox to the end of
+// the first command in it, in the three ways of the public comparisons.
+func sandboxes(ctx context.Context, cfg Config) (Table, error) {
+	table := Table{Title: "Create → first command done (`true`)", Header: []string{"sandbox", "how", "n", "succeeded", "p50 ms", "p95 ms", "p99 ms"},
+		Notes: fmt.Sprintf("One after the other; one each 200 ms; all at once. Ours run the command in a persistent bash through the hand, the others are commands that make, run and (but for docker) remove. A pool keeps %d and is full again before each of the first two.", poolSize)}
+	contestants, err := enter(ctx, cfg)
+	defer func() {
+		for _, c := range contestants {
+			c.close()
+		}
+	}()
+	if err != nil {
+		return table, err
+	}
+	for _, c := range contestants {
+		for _, way := range []struct {
+			name  string
+			n     int
+			drive func(context.Context, contestant, int) (sample, error)
+		}{{"in turn", cfg.times(100), inTurn}, {"every 200 ms", cfg.times(30), staggered}, {"at once", cfg.times(100), atOnce}} {
+			cfg.say("  %s, %s", c.name, way.name)
+			took, err := way.drive(ctx, c, way.n)
+			if len(took) == 0 {
+				return table, fmt.Errorf("%s, %s: none succeeded: %w", c.name, way.name, err)
+			}
+			table.Rows = append(table.Rows, []string{c.name, way.name, fmt.Sprint(way.n), fmt.Sprint(len(took)), ms(took.at(0.5)), ms(took.at(0.95)), ms(took.at(0.99))})
+		}
+	}
+	return table, nil
+}
+
+// enter brings the contestants that can run here.
+func enter(ctx context.Context, cfg Config) ([]contestant, error) {
+	var all []contestant
+	for _, e := range engines {
+		dir, err := os.MkdirTemp("", "hearth-bench-")
+		if err != nil {
+			return all, err
+		}
+		engine := e.make(dir)
+		if err := engine.Check(ctx); err != nil {
+			cfg.say("  without %s: %v", e.name, err)
+			os.RemoveAll(dir)
+			continue
+		}
+		all = append(all, cold(e.name, engine, dir), pooled(e.name, e.make(filepath.Join(dir, "pooled")), filepath.Join(dir, "pooled")))
+	}
+	return append(all, peers(ctx, cfg)...), nil
+}
+
+func cold(name string, engine sandbox.Engine, dir string) contestant {
+	return contestant{name: "hearth " + name, close: func() { os.RemoveAll(dir) }, run: func(ctx context.Context) (func() error, error) {
+		return first(ctx, engine, dir)
+	}}
+}
+
+func pooled(name string, engine sandbox.Engine, dir string) contestant {
+	p := pool.New(pool.Config{Engine: engine, Size: poolSize, Dir: filepath.Join(dir, "pool"), Log: slog.New(slog.DiscardHandler)})
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	return contestant{
+		name: "hearth " + name + ", pool",
+		run:  func(ctx context.Context) (func() error, error) { return first(ctx, p, dir) },
+		rest: func(ctx context.Context) error {
+			return eventually(ctx, "the pool is full", func() (bool, error) { return p.Ready() == poolSize, nil })
+		},
+		close: func() { stop(); running.Wait() },
+	}
+}
+
+// first makes a sandbox and runs a first command in it.
+func first(ctx context.Context, engine sandbox.Engine, dir string) (remove func() error, err error) {
+	id := newID()
+	work := filepath.Join(dir, "sessions", id)
+	if err := os.MkdirAll(filepath.Dir(work), 0o711); err != nil {
+		return nil, err
+	}
+	s, err := engine.Create(ctx, sandbox.Spec{ID: id, Workdir: work})
+	if err != nil {
+		return nil, err
+	}
+	remove = func() error { return errors.Join(s.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(work)) }
+	if err := bash(ctx, s, "true"); err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return remove, nil
+}
+
+func newID() string { return strings.ToLower(rand.Text()) }
+
+func bash(ctx context.Context, s sandbox.Sandbox, command string) error {
+	input, err := json.Marshal(map[string]any{"command": command, "timeout_ms": patience.Milliseconds()})
+	if err != nil {
+		return err
+	}
+	r, err := s.Call(ctx, hand.Call{ID: rand.Text(), Tool: "bash", Input: input})
+	if err == nil && r.IsError {
+		err = fmt.Errorf("%s: %s", command, r.Text)
+	}
+	return err
+}
+
+// timed runs a contestant once.
+func timed(ctx context.Context, c contestant) (took time.Duration, remove func() error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	remove, err = c.run(ctx)
+	return time.Since(began), remove, err
+}
+
+func inTurn(ctx context.Context, c contestant, n int) (sample, error) {
+	var all sample
+	var failed error
+	for range n {
+		if c.rest != nil {
+			if err := c.rest(ctx); err != nil {
+				return all, err
+			}
+		}
+		took, remove, err := timed(ctx, c)
+		if err != nil {
+			failed = err
+			continue
+		}
+		all = append(all, took)
+		if err := remove(); err != nil {
+			return all, err
+		}
+	}
+	return all, failed
+}
+
+func staggered(ctx context.Context, c contestant, n int) (sample, error) {
+	if c.rest != nil {
+		if err := c.rest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return together(ctx, c, n, 200*time.Millisecond)
+}
+
+func atOnce(ctx context.Context, c contestant, n int) (sample, error) { return together(ctx, c, n, 0) }
+
+// together starts n runs, each so long after the one before, and removes what
+// they made when the last has ended.
+func together(ctx context.Context, c contestant, n int, after time.Duration) (sample, error) {
+	var (
+		runs    sync.WaitGroup
+		mu      sync.Mutex
+		all     sample         // guarded by mu
+		removes []func() error // guarded by mu
+		failed  error          // guarded by mu
+	)
+	for range n {
+		runs.Go(func() {
+			took, remove, err := timed(ctx, c)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+				return
+			}
+			all, removes = append(all, took), append(removes, remove)
+		})
+		time.Sleep(after)
+	}
+	runs.Wait()
+	for _, remove := range removes {
+		failed = errors.Join(failed, remove())
+	}
+	return all, failed
+}
