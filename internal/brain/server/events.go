@@ -91,7 +91,16 @@ func (s *server) streamEvents(r *request) (any, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.Stopping, cancel)()
+	checked := time.Now()
 	for {
+		// Nobody goes on reading with a key that has been revoked, or with the
+		// token of a claim that is over.
+		if time.Since(checked) >= s.PingInterval {
+			if s.refused(r) {
+				return written, nil
+			}
+			checked = time.Now()
+		}
 		waiting, stop := context.WithTimeout(ctx, s.PingInterval)
 		events, err := sub.Next(waiting)
 		stop()
@@ -109,6 +118,13 @@ func (s *server) streamEvents(r *request) (any, error) {
 			return written, nil // the client is gone
 		}
 	}
+}
+
+// refused tells whether the credential of a request under way is no longer good.
+func (s *server) refused(r *request) bool {
+	_, err := s.Keys.Authenticate(r.Request)
+	var refusal *api.Error
+	return errors.As(err, &refusal)
 }
 
 // eventStream writes server-sent events. It is for one goroutine.

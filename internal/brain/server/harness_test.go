@@ -38,6 +38,7 @@ type brain struct {
 	http     *http.Client
 	sessions *session.Store
 	log      *safeBuffer
+	stop     func() // begins a shutdown
 
 	mu      sync.Mutex
 	secrets []string // guarded by mu: every credential given out
@@ -87,7 +88,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
 	}()
-	b.url = srv.URL
+	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, srv.Client().Transport, openapitest.Transport(t, srv.Client().Transport)}}
 	t.Cleanup(func() {
 		stop()
@@ -102,7 +103,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 }
 
 // strict fails the test for every answer that is not as the contract has it,
-// and for every 5xx.
+// for every 5xx, and for every answer without a request id.
 type strict struct {
 	t              *testing.T
 	plain, checked http.RoundTripper
@@ -116,8 +117,8 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 		base = s.plain
 	}
 	response, err := base.RoundTrip(r)
-	if err == nil && response.StatusCode >= 500 {
-		s.t.Errorf("%s %s answered %d", r.Method, r.URL, response.StatusCode)
+	if err == nil && (response.StatusCode >= 500 || response.Header.Get("request-id") == "") {
+		s.t.Errorf("%s %s answered %d, request-id %q", r.Method, r.URL, response.StatusCode, response.Header.Get("request-id"))
 	}
 	return response, err
 }
