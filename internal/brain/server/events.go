@@ -133,7 +133,12 @@ type eventStream struct {
 	control   *http.ResponseController
 	wanted    []string        // types of which previews are sent
 	previewed map[string]bool // ids of the events previewed and not yet concluded
+	concluded []string        // ids of the latest events of wanted types sent
 }
+
+// maxConcluded is how many events a preview may come late by and still be
+// known to be late.
+const maxConcluded = 64
 
 func (e *eventStream) open() error {
 	e.w.Header().Set("Content-Type", "text/event-stream")
@@ -151,7 +156,7 @@ func (e *eventStream) send(events []session.StoredEvent) error {
 		if event.Seq == 0 {
 			err = e.preview(event.JSON)
 		} else {
-			delete(e.previewed, event.ID)
+			e.conclude(event)
 			_, err = fmt.Fprintf(e.w, "event: %s\nid: %s\ndata: %s\n\n", event.Type, event.ID, event.JSON)
 		}
 		if err != nil {
@@ -161,8 +166,21 @@ func (e *eventStream) send(events []session.StoredEvent) error {
 	return e.flush()
 }
 
-// preview sends a preview if its type is wanted; deltas only of an event whose
-// start this connection has seen.
+// conclude remembers that an event has come, for its previews may come later:
+// they are not told in order with the log.
+func (e *eventStream) conclude(event session.StoredEvent) {
+	delete(e.previewed, event.ID)
+	if !slices.Contains(e.wanted, string(event.Type)) {
+		return
+	}
+	if len(e.concluded) == maxConcluded {
+		e.concluded = slices.Delete(e.concluded, 0, 1)
+	}
+	e.concluded = append(e.concluded, event.ID)
+}
+
+// preview sends a preview if its type is wanted and its event has not come yet;
+// deltas only of an event whose start this connection has seen.
 func (e *eventStream) preview(raw json.RawMessage) error {
 	var p struct {
 		Type    api.EventType    `json:"type"`
@@ -173,7 +191,7 @@ func (e *eventStream) preview(raw json.RawMessage) error {
 		return nil // previews are best effort
 	}
 	switch {
-	case p.Type == api.EventStart && slices.Contains(e.wanted, string(p.Event.Type)) && !e.previewed[p.Event.ID]:
+	case p.Type == api.EventStart && slices.Contains(e.wanted, string(p.Event.Type)) && !e.previewed[p.Event.ID] && !slices.Contains(e.concluded, p.Event.ID):
 		e.previewed[p.Event.ID] = true
 	case p.Type == api.EventDelta && e.previewed[p.EventID]:
 	default:
