@@ -26,7 +26,7 @@ type follower struct {
 // follows opens a live view, from now on or from after an event of the log.
 func (s *story) follows(t *rapid.T) {
 	if s.deleted {
-		t.Skip("nothing to follow")
+		return
 	}
 	after := ""
 	if len(s.log) > 0 && rapid.Bool().Draw(t, "resume") {
@@ -42,7 +42,7 @@ func (s *story) follows(t *rapid.T) {
 
 func (s *story) reads(t *rapid.T) {
 	if len(s.followers) == 0 {
-		t.Skip("nobody follows")
+		return
 	}
 	s.catchUp(t, rapid.SampledFrom(s.followers).Draw(t, "follower"))
 }

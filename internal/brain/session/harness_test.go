@@ -20,10 +20,11 @@ import (
 	"hearth/internal/db/dbtest"
 )
 
-// TestMain keeps everyday runs short; -rapid.checks asks for more.
+// TestMain keeps everyday runs short, with stories that are few and long;
+// -rapid.checks asks for more of them.
 func TestMain(m *testing.M) {
-	if os.Getenv("RAPID_CHECKS") == "" {
-		if err := flag.Set("rapid.checks", "35"); err != nil {
+	for name, everyday := range map[string]string{"rapid.checks": "15", "rapid.steps": "40"} {
+		if err := flag.Set(name, everyday); err != nil {
 			panic(err)
 		}
 	}

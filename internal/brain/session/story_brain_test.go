@@ -17,7 +17,9 @@ import (
 func (s *story) thinks(t *rapid.T) {
 	switch {
 	case s.run == nil:
-		s.claims(t)
+		if s.claims(t) && evenly(t, "begin", "at once", "at once", "at once", "later") == "at once" {
+			s.steps(t)
+		}
 	case s.thinking:
 		s.endsRequest(t)
 	default:
@@ -78,21 +80,20 @@ func (s *story) wantWritten(t *rapid.T, what string, err error) {
 
 // endsRequest ends the model request in flight in one of the ways it can.
 func (s *story) endsRequest(t *rapid.T) {
-	switch rapid.IntRange(0, 9).Draw(t, "end of the request") {
-	case 0:
+	switch evenly(t, "end of the request", "reply", "reply", "reply", "reply", "reply", "reply", "renew", "die", "fail", "interrupt") {
+	case "renew":
 		s.wantWritten(t, "renew", s.run.Renew(s.ctx))
 		return
-	case 1: // the server dies, and its lease lapses
+	case "die": // the server dies, and its lease lapses
+		s.dead = s.run
 		s.clock.advance(runTTL)
-	case 2:
-		s.fails(t, rapid.SampledFrom([]string{api.RetryRetrying, api.RetryRetrying, api.RetryExhausted, api.RetryTerminal}).Draw(t, "retry status"))
-	case 3:
-		partial := drawDrafts(t)[:1]
-		partial[0].Call = nil
-		partial[0].Event = &api.ContentEvent{EventHead: api.EventHead{Type: api.EventAgentMessage}, Content: []api.Block{api.TextBlock("I was going to")}}
-		s.wantWritten(t, "interrupt", s.run.ApplyInterrupt(s.ctx, partial, drawUsage(t)))
+	case "fail":
+		s.fails(t, evenly(t, "retry status", api.RetryRetrying, api.RetryRetrying, api.RetryExhausted, api.RetryTerminal))
+	case "interrupt":
+		partial := Draft{Event: &api.ContentEvent{EventHead: api.EventHead{Type: api.EventAgentMessage}, Content: []api.Block{api.TextBlock("I was going to")}}}
+		s.wantWritten(t, "interrupt", s.run.ApplyInterrupt(s.ctx, []Draft{partial}, s.spends(t)))
 	default:
-		c := Completion{Drafts: drawDrafts(t), Usage: drawUsage(t), Stop: rapid.SampledFrom([]string{"", api.StopRefusal}).Draw(t, "stop")}
+		c := Completion{Drafts: drawDrafts(t), Usage: s.spends(t), Stop: evenly(t, "stop", "", api.StopRefusal)}
 		for _, d := range c.Drafts {
 			if use, ok := d.Event.(*api.ToolUseEvent); ok && use.EvaluatedPermission == api.PermissionDeny {
 				c.Continue = true
@@ -112,8 +113,8 @@ func (s *story) fails(t *rapid.T, retry string) {
 // drawDrafts draws what a model says: text, thinking and calls.
 func drawDrafts(t *rapid.T) []Draft {
 	var drafts []Draft
-	for _, kind := range rapid.SliceOfN(rapid.SampledFrom([]string{"text", "thinking", "allow", "allow", "ask", "custom", "deny"}), 1, 4).Draw(t, "reply") {
-		switch kind {
+	for range rapid.IntRange(1, 4).Draw(t, "length of the reply") {
+		switch kind := evenly(t, "draft", "text", "thinking", "allow", "allow", "ask", "ask", "custom", "deny"); kind {
 		case "text":
 			drafts = append(drafts, Draft{Event: &api.ContentEvent{EventHead: api.EventHead{Type: api.EventAgentMessage}, Content: []api.Block{api.TextBlock("hm")}}})
 		case "thinking":
@@ -133,22 +134,27 @@ func drawDrafts(t *rapid.T) []Draft {
 	return drafts
 }
 
-func drawUsage(t *rapid.T) api.ModelUsage {
+// spends draws what a model request costs, which the session must then count.
+func (s *story) spends(t *rapid.T) api.ModelUsage {
 	n := rapid.Int64Range(0, 1000)
-	return api.ModelUsage{
+	u := api.ModelUsage{
 		InputTokens: n.Draw(t, "input"), OutputTokens: n.Draw(t, "output"),
 		CacheCreationInputTokens: n.Draw(t, "cache written"), CacheReadInputTokens: n.Draw(t, "cache read"),
 	}
+	if !s.over && !s.deleted {
+		s.spent += u.InputTokens + u.OutputTokens + u.CacheCreationInputTokens + u.CacheReadInputTokens
+	}
+	return u
 }
 
 // oldRunWrites has a server that was taken for dead try all it can.
 func (s *story) oldRunWrites(t *rapid.T) {
 	if len(s.old) == 0 {
-		t.Skip("no run has ended")
+		return
 	}
 	run := rapid.SampledFrom(s.old).Draw(t, "old run")
-	if s.run == nil && run == s.old[len(s.old)-1] {
-		t.Skip("its lease may still be good") // it died, and nobody has claimed the session since
+	if s.run == nil && run == s.dead {
+		return // a lapsed lease is good until somebody else claims the session
 	}
 	before := s.log
 	for what, err := range writes(s.bench, run) {
@@ -207,7 +213,7 @@ func (s *story) wantAtRest(t *rapid.T) {
 		t.Fatalf("nothing is due, and the session is %s with %d open calls", s.said.status, len(open))
 	}
 	for _, e := range s.log {
-		if decodeEvent(t, e.JSON).ProcessedAt == nil {
+		if waits(e) {
 			t.Fatalf("nothing is due, and %s never took effect", e.JSON)
 		}
 	}

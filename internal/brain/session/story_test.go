@@ -19,16 +19,45 @@ func TestStories(t *testing.T) {
 	each(t, func(t *testing.T, b *bench) {
 		rapid.Check(t, func(t *rapid.T) {
 			s := newStory(t, b)
-			t.Repeat(map[string]func(*rapid.T){
-				"": s.check, "message": s.messages, "interrupt": s.interrupts, "result": s.posts, "results": s.postsAll, "confirm": s.confirms,
-				"nonsense": s.sendsNonsense, "change": s.changes, "think": s.thinks, "think more": s.thinks, "old run": s.oldRunWrites,
-				"time passes": s.timePasses, "follow": s.follows, "read": s.reads, "mislead": s.misleads,
-			})
+			t.Repeat(map[string]func(*rapid.T){"": s.check, "deed": func(t *rapid.T) { evenly(t, "deed", s.deeds()...).do(t) }})
 			s.rests(t)
 			s.check(t)
 			s.checkFollowers(t)
 		})
 	})
+}
+
+// deed is something that somebody does; where it is not possible, nothing.
+type deed struct {
+	name string
+	do   func(*rapid.T)
+}
+
+func (d deed) String() string { return d.name }
+
+// deeds lists what may happen next, what makes the best stories more than once.
+func (s *story) deeds() []deed {
+	think, result, confirm := deed{"think", s.thinks}, deed{"result", s.posts}, deed{"confirm", s.confirms}
+	message := deed{"message", s.messages}
+	return []deed{
+		think, think, think, think, think, think, think, result, result, result, result, confirm, confirm, message, message,
+		{"results", s.postsAll}, {"interrupt", s.interrupts}, {"nonsense", s.sendsNonsense}, {"change", s.changes}, {"old run", s.oldRunWrites},
+		{"time passes", s.timePasses}, {"follow", s.follows}, {"read", s.reads}, {"mislead", s.misleads},
+	}
+}
+
+// evenly draws one of the choices, each as likely as any other: rapid by itself
+// much prefers the first ones.
+func evenly[E any](t *rapid.T, label string, choices ...E) E {
+	const bits = 8
+	n := 0
+	for _, bit := range rapid.SliceOfN(rapid.Bool(), bits, bits).Draw(t, label) {
+		n *= 2
+		if bit {
+			n++
+		}
+	}
+	return choices[n*len(choices)>>bits]
 }
 
 // story is one session, and what its clients and servers remember of it.
@@ -39,12 +68,14 @@ type story struct {
 	run      *Run // the current run, nil when there is none
 	thinking bool // it has begun a model request
 	old      []*Run
+	dead     *Run // the last of them that died without a word
 
 	log     []StoredEvent // as it was when last looked at
 	said    *folded       // what log says
 	queued  map[string]bool
 	results map[string]answer // that were accepted, by call
 	answers map[string]answer // confirmations that were accepted, by call
+	spent   int64             // tokens of all kinds
 	over    bool              // archived or failed for good
 	deleted bool
 
@@ -67,9 +98,10 @@ func newStory(t *rapid.T, b *bench) *story {
 		t.Fatal(err)
 	}
 	s := &story{bench: b, queued: map[string]bool{}, results: map[string]answer{}, answers: map[string]answer{}}
-	s.kind = rapid.SampledFrom([]string{api.EnvironmentSelfHosted, api.EnvironmentSelfHosted, api.EnvironmentCloud}).Draw(t, "environment")
+	s.kind = evenly(t, "environment", api.EnvironmentSelfHosted, api.EnvironmentSelfHosted, api.EnvironmentCloud)
 	s.id = b.create(t, s.kind)
 	s.look(t)
+	s.messages(t)
 	return s
 }
 
@@ -145,11 +177,11 @@ func (s *story) interrupts(t *rapid.T) {
 func (s *story) posts(t *rapid.T) {
 	call := s.drawCall(t)
 	kind := call.kind
-	if rapid.IntRange(0, 9).Draw(t, "as the wrong kind") == 0 {
+	if evenly(t, "kind", "right", "right", "right", "right", "wrong") == "wrong" {
 		kind = map[string]string{string(CallHands): string(CallCustom), string(CallCustom): string(CallHands)}[call.kind]
 	}
-	content := rapid.SampledFrom([]string{"42", "42", "43"}).Draw(t, "content")
-	from := rapid.SampledFrom([]Sender{SenderWorker, SenderWorker, SenderClient}).Draw(t, "from")
+	content := evenly(t, "content", "42", "42", "43")
+	from := evenly(t, "from", SenderWorker, SenderWorker, SenderClient)
 	first, had := s.results[call.id]
 	refused := kind != call.kind || kind == string(CallHands) && from == SenderClient && s.kind == api.EnvironmentCloud
 	switch {
@@ -177,11 +209,10 @@ func (s *story) result(kind, callID, content string) map[string]any {
 
 // drawCall draws a call of the log, or one that the session never made.
 func (s *story) drawCall(t *rapid.T) *foldedCall {
-	i := rapid.IntRange(0, len(s.said.calls)).Draw(t, "call")
-	if i == len(s.said.calls) {
-		return &foldedCall{id: api.NewID(api.PrefixEvent), kind: string(CallHands), permission: api.PermissionAllow}
+	if n := len(s.said.calls); n > 0 && evenly(t, "which", "known", "known", "known", "known", "known", "known", "unknown") == "known" {
+		return s.said.calls[n-1-rapid.IntRange(0, n-1).Draw(t, "back")] // most often one of the latest, which may be open
 	}
-	return s.said.calls[len(s.said.calls)-1-i] // the latest first: those that are open
+	return &foldedCall{id: api.NewID(api.PrefixEvent), kind: string(CallHands), permission: api.PermissionAllow}
 }
 
 // postsAll answers all calls that can be, in one request.
@@ -194,7 +225,7 @@ func (s *story) postsAll(t *rapid.T) {
 		}
 	}
 	if len(inputs) == 0 {
-		t.Skip("no call to answer")
+		return
 	}
 	for i, e := range s.sends(t, SenderWorker, false, inputs...) {
 		s.results[calls[i].id] = answer{"all", e.ID}
@@ -204,7 +235,7 @@ func (s *story) postsAll(t *rapid.T) {
 func (s *story) confirms(t *rapid.T) {
 	call := s.drawCall(t)
 	input := map[string]any{"type": "user.tool_confirmation", "tool_use_id": call.id}
-	content := rapid.SampledFrom([]string{"allow", "deny", "deny: rather not"}).Draw(t, "confirmation")
+	content := evenly(t, "confirmation", "allow", "allow", "deny", "deny: rather not")
 	switch content {
 	case "allow", "deny":
 		input["result"] = content
@@ -245,18 +276,18 @@ func (s *story) changes(t *rapid.T) {
 	busy := s.said.status == api.SessionRunning || s.said.status == api.SessionRescheduling
 	var err error
 	var refused bool
-	switch rapid.IntRange(0, 14).Draw(t, "change") {
-	case 0:
+	switch evenly(t, "change", "title", "title", "title", "archive", "title", "title", "title", "delete") {
+	case "archive":
 		_, err = s.store.Archive(s.ctx, workspace, s.id)
 		refused = busy || s.deleted
 		s.over = s.over || !refused
-	case 1:
+	case "delete":
 		err = s.store.Delete(s.ctx, workspace, s.id)
 		refused = busy || s.deleted
 		s.deleted = s.deleted || !refused
 	default:
 		title := new(string)
-		*title = rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "title")
+		*title = evenly(t, "title", "one", "two", "three")
 		_, err = s.store.Update(s.ctx, workspace, s.id, UpdateParams{Title: &title})
 		refused = s.over || s.deleted
 	}
