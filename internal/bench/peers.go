@@ -164,7 +164,7 @@ func docker(ctx context.Context, root string) (contestant, error) {
 	}}
 	c.run = func(ctx context.Context) (func() error, error) {
 		name := "bench-" + newID()
-		remove := func() error { return command(ctx, env, "docker", "rm", "-f", name) }
+		remove := func() error { return command(context.WithoutCancel(ctx), env, "docker", "rm", "-f", name) }
 		return remove, command(ctx, env, "docker", "run", "--name", name, "--network=none", "bench", "/bin/true")
 	}
 	starting, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -82,17 +82,20 @@ func sandboxes(ctx context.Context, cfg Config) (Table, error) {
 func enter(ctx context.Context, cfg Config) ([]contestant, error) {
 	var all []contestant
 	for _, e := range engines {
-		dir, err := os.MkdirTemp("", "hearth-bench-")
-		if err != nil {
-			return all, err
-		}
-		engine := e.make(dir)
-		if err := engine.Check(ctx); err != nil {
+		if err := e.make("").Check(ctx); err != nil {
 			cfg.say("  without %s: %v", e.name, err)
-			os.RemoveAll(dir)
 			continue
 		}
-		all = append(all, cold(e.name, engine, dir), pooled(e.name, e.make(filepath.Join(dir, "pooled")), filepath.Join(dir, "pooled")))
+		for _, enlist := range []func(string, sandbox.Engine, string) contestant{cold, pooled} {
+			dir, err := os.MkdirTemp("", "hearth-bench-")
+			if err != nil {
+				return all, err
+			}
+			if err := os.Chmod(dir, 0o711); err != nil {
+				return all, err
+			}
+			all = append(all, enlist(e.name, e.make(dir), dir))
+		}
 	}
 	return append(all, peers(ctx, cfg)...), nil
 }
@@ -114,7 +117,7 @@ func pooled(name string, engine sandbox.Engine, dir string) contestant {
 		rest: func(ctx context.Context) error {
 			return eventually(ctx, "the pool is full", func() (bool, error) { return p.Ready() == poolSize, nil })
 		},
-		close: func() { stop(); running.Wait() },
+		close: func() { stop(); running.Wait(); os.RemoveAll(dir) },
 	}
 }
 

@@ -76,9 +76,10 @@ func (p *Pool) Run(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-p.taken:
+			case <-p.taken: // perhaps one that has been replaced already
 			}
 			p.settle(ctx)
+			continue
 		}
 		b, err := p.make(ctx)
 		if err != nil {

@@ -207,3 +207,31 @@ func TestNothingStays(t *testing.T) {
 		t.Errorf("working directories left: %v, %v", entries, err)
 	}
 }
+
+// A pool that is drawn from faster than it fills ends up full all the same, and
+// can be stopped then.
+func TestDrawnFromAtOnce(t *testing.T) {
+	p, state, stop := filled(t, 2)
+	for range 3 {
+		var made []sandbox.Sandbox
+		for range 4 {
+			want := spec(t)
+			want.Workdir = filepath.Join(state, want.ID)
+			s, err := p.Create(t.Context(), want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, s)
+		}
+		for _, s := range made {
+			if err := s.Destroy(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		awaitBlanks(t, p, 2)
+	}
+	stop()
+	if n := p.Ready(); n != 0 {
+		t.Errorf("%d sandboxes are left in a pool that was stopped", n)
+	}
+}
