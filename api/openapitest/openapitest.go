@@ -4,6 +4,7 @@ package openapitest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +25,7 @@ import (
 // contract is the document with its schemas compiled as they are needed.
 type contract struct {
 	paths map[string]map[string]json.RawMessage
-	forms []form
+	forms []form // those with fewer parameters first
 
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler          // guarded by mu
@@ -61,6 +63,10 @@ var load = sync.OnceValues(func() (*contract, error) {
 		expression := "^" + parameter.ReplaceAllString(regexp.QuoteMeta(path), "[^/]+") + "$"
 		c.forms = append(c.forms, form{path, regexp.MustCompile(expression)})
 	}
+	// Of two that match, the one with fewer parameters is meant.
+	slices.SortFunc(c.forms, func(a, b form) int {
+		return cmp.Or(cmp.Compare(strings.Count(a.path, "{"), strings.Count(b.path, "{")), cmp.Compare(a.path, b.path))
+	})
 	return c, nil
 })
 
