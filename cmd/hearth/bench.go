@@ -42,7 +42,8 @@ func newBench() *cobra.Command {
 			return bench.Run(cmd.Context(), cfg, args, cmd.OutOrStdout())
 		},
 	}
-	registerEngine(cmd.Flags(), &cfg.Engine)
+	oneOf(cmd.Flags(), &cfg.Engine, "engine", "", "the engine of our worker", engineGVisor, engineNamespace, engineProcess)
+	cfg.Engine = engineNamespace
 	cmd.Flags().StringVar(&cfg.DatabaseURL, "database-url", "", "an empty Postgres database to measure as well")
 	cmd.Flags().Float64Var(&cfg.Scale, "scale", 1, "measure that many times as often")
 	cmd.AddCommand(&cobra.Command{

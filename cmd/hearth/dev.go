@@ -71,9 +71,11 @@ type devConfig struct {
 func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) error) error {
 	d.hands.stateDir, d.hands.log = filepath.Join(d.brain.data, "worker"), d.brain.log
 	// The engine comes first: where it cannot work, nothing should be made.
-	if _, err := newEngine(ctx, d.hands.engine, d.hands.stateDir, d.hands.log); err != nil {
+	engine, err := newEngine(ctx, d.hands.engine, d.hands.stateDir, d.hands.log)
+	if err != nil {
 		return err
 	}
+	d.hands.engine = engine.Name()
 	b, err := openBrain(ctx, d.brain)
 	if err != nil {
 		return err

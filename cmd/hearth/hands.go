@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,22 +25,35 @@ import (
 
 // The engines there are.
 const (
+	engineAuto      = "auto"
 	engineGVisor    = "gvisor"
 	engineNamespace = "namespace"
 	engineProcess   = "process"
 )
 
 func registerEngine(flags *pflag.FlagSet, engine *string) {
-	*engine = engineNamespace
-	oneOf(flags, engine, "engine", "", "what isolates a session: gvisor (a kernel of its own), namespace (walls in this host's kernel), or process (nothing does: only for code you would run yourself)", engineGVisor, engineNamespace, engineProcess)
+	*engine = engineAuto
+	oneOf(flags, engine, "engine", "", "what isolates a session: gvisor (a kernel of its own), namespace (walls in this host's kernel), process (nothing does: only for code you would run yourself), or auto (gvisor where it works, else namespace)",
+		engineAuto, engineGVisor, engineNamespace, engineProcess)
 }
 
 // newEngine makes the engine of that name and makes sure it works here.
 func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sandbox.Engine, error) {
-	var engine sandbox.Engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
+	if name == engineAuto {
+		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Log: log})
+		err := tryOut(ctx, engine, stateDir)
+		if err == nil {
+			return engine, nil
+		}
+		log.Warn("gVisor does not work here, so sandboxes share this host's kernel", "engine", engineNamespace, "error", err)
+		name = engineNamespace
+	}
+	var engine sandbox.Engine
 	switch name {
 	case engineGVisor:
 		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Log: log})
+	case engineNamespace:
+		engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
 	case engineProcess:
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
 		engine = process.New(stateDir, log)
@@ -45,6 +62,23 @@ func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sa
 		return nil, usageError("the %s engine does not work on this host: %w", name, err)
 	}
 	return engine, nil
+}
+
+// tryOut starts a sandbox of an engine and removes it again.
+func tryOut(ctx context.Context, engine sandbox.Engine, stateDir string) error {
+	if err := engine.Check(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	id := strings.ToLower(rand.Text())
+	work := filepath.Join(stateDir, "tried", id)
+	defer os.RemoveAll(work)
+	s, err := engine.Create(ctx, sandbox.Spec{ID: id, Workdir: work})
+	if err != nil {
+		return err
+	}
+	return s.Destroy(context.WithoutCancel(ctx))
 }
 
 // target is a queue to serve.

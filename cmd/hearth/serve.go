@@ -61,9 +61,11 @@ type serveInfo struct {
 func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig) error {
 	builtIn.stateDir, builtIn.log = filepath.Join(cfg.data, "worker"), cfg.log
 	if hands {
-		if _, err := newEngine(ctx, builtIn.engine, builtIn.stateDir, cfg.log); err != nil {
+		engine, err := newEngine(ctx, builtIn.engine, builtIn.stateDir, cfg.log)
+		if err != nil {
 			return err
 		}
+		builtIn.engine = engine.Name()
 	}
 	b, err := openBrain(ctx, cfg)
 	if err != nil {

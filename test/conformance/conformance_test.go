@@ -37,7 +37,9 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "hearth")
-	out, err := exec.Command("go", "build", "-o", path, "hearth/cmd/hearth").CombinedOutput()
+	build := exec.Command("go", "build", "-o", path, "hearth/cmd/hearth")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // for gVisor
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build hearth: %w\n%s", err, out)
 	}
@@ -158,6 +160,7 @@ var workers = map[string]func(t *testing.T, s *site, workdir string){
 	"official Go":         goWorker,
 	"official TypeScript": tsWorker,
 	"hearth process":      func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "process") },
+	"hearth gvisor":       func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "gvisor") },
 	"hearth namespace":    func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "namespace") },
 }
 

@@ -174,17 +174,21 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// fillPool has sandboxes started ahead of their sessions until ctx ends. What it
-// returns waits until those nobody took are gone.
-func (w *Worker) fillPool(ctx context.Context) (wait func()) {
+// fillPool has sandboxes started ahead of their sessions. What it returns ends
+// that, and waits until those nobody took are gone.
+func (w *Worker) fillPool(ctx context.Context) (stop func()) {
 	if w.Pool == 0 {
 		return func() {}
 	}
 	p := pool.New(pool.Config{Engine: w.Engine, Size: w.Pool, Dir: filepath.Join(w.StateDir, "pool"), Limits: w.Limits, Log: w.Log})
 	w.Engine = p
+	ctx, cancel := context.WithCancel(ctx)
 	var filling sync.WaitGroup
 	filling.Go(func() { p.Run(ctx) })
-	return filling.Wait
+	return func() {
+		cancel()
+		filling.Wait()
+	}
 }
 
 // Item is a claimed work item.
