@@ -107,7 +107,7 @@ func (b *brain) assemble(ctx context.Context) (err error) {
 	}
 	b.queue, err = queue.New(ctx, queue.Config{
 		DB: b.db, LeaseTTL: b.cfg.leaseTTL, SigningKey: signingKey,
-		Demand: b.sessions.Demand, OnGiveUp: b.sessions.GiveUp,
+		Sessions: b.sessions,
 	})
 	if err != nil {
 		return err

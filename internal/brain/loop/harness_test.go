@@ -44,7 +44,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.New(ctx, queue.Config{DB: d, SigningKey: make([]byte, 32), Demand: sessions.Demand, OnGiveUp: sessions.GiveUp})
+	q, err := queue.New(ctx, queue.Config{DB: d, SigningKey: make([]byte, 32), Sessions: sessions})
 	if err != nil {
 		t.Fatal(err)
 	}

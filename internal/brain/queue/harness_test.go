@@ -42,7 +42,7 @@ func newBench(t *testing.T, d *db.DB) *bench {
 	b := &bench{
 		ctx:   ctx,
 		clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)},
-		needs: &needs{waiting: map[string]bool{}, givenUp: map[string]int{}},
+		needs: &needs{waiting: map[string]bool{}, left: map[string]int{}, givenUp: map[string]int{}},
 		env:   api.NewID(api.PrefixEnvironment),
 	}
 	b.q = b.server(t, d)
@@ -54,7 +54,7 @@ func (b *bench) server(t *testing.T, d *db.DB) *Queue {
 	t.Helper()
 	q, err := New(b.ctx, Config{
 		DB: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), SigningKey: []byte("a key that signs only in this test"),
-		Demand: b.needs.demand, OnGiveUp: b.needs.giveUp, MaxOffers: maxOffers,
+		Sessions: b.needs, MaxOffers: maxOffers,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,24 +81,31 @@ func (c *clock) advance(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-// needs stands for the sessions: which of them wait for hands, and how often
-// the queue has given one up.
+// needs stands for the sessions: which of them wait for hands, how often a
+// worker has left one unfinished, and how often the queue has given one up.
 type needs struct {
 	mu      sync.Mutex
 	waiting map[string]bool // guarded by mu
+	left    map[string]int  // guarded by mu
 	givenUp map[string]int  // guarded by mu
 }
 
-func (n *needs) demand(_ context.Context, _ db.Tx, sessionID string) (bool, error) {
+func (n *needs) Lock(context.Context, db.Tx, string) error { return nil }
+
+func (n *needs) Demand(_ context.Context, _ db.Tx, sessionID string) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.waiting[sessionID], nil
 }
 
-func (n *needs) giveUp(_ context.Context, _ db.Tx, sessionID string) error {
+func (n *needs) Unfinished(_ context.Context, _ db.Tx, sessionID string, again bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.givenUp[sessionID]++
+	if again {
+		n.left[sessionID]++
+	} else {
+		n.givenUp[sessionID]++
+	}
 	return nil
 }
 
@@ -106,6 +113,12 @@ func (n *needs) set(sessionID string, waiting bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.waiting[sessionID] = waiting
+}
+
+func (n *needs) leftUnfinished(sessionID string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.left[sessionID]
 }
 
 func (n *needs) givenUpOn(sessionID string) int {

@@ -156,7 +156,7 @@ func (q *Queue) sweep(ctx context.Context) (time.Duration, error) {
 	})
 	for _, d := range due {
 		if err == nil {
-			_, err = q.change(ctx, d.environment, d.id, func(tx db.Tx, it *item) error { return q.lapse(ctx, tx, it) })
+			_, err = q.finish(ctx, d.environment, d.id, func(tx db.Tx, it *item) error { return q.lapse(ctx, tx, it) })
 		}
 	}
 	return wait, err

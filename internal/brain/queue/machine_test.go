@@ -15,7 +15,7 @@ import (
 func TestQueueAgainstAModel(t *testing.T) {
 	each(t, func(t *testing.T, b *bench) {
 		rapid.Check(t, func(t *rapid.T) {
-			m := &machine{bench: b, live: map[string]*liveItem{}, fruitless: map[string]int{}, givenUp: map[string]int{}, ended: map[string]time.Time{}}
+			m := &machine{bench: b, live: map[string]*liveItem{}, fruitless: map[string]int{}, left: map[string]int{}, givenUp: map[string]int{}, ended: map[string]time.Time{}}
 			b.env = api.NewID(api.PrefixEnvironment)
 			for range 3 {
 				m.sessions = append(m.sessions, api.NewID(api.PrefixSession))
@@ -34,6 +34,7 @@ type machine struct {
 	sessions  []string
 	live      map[string]*liveItem // by session
 	fruitless map[string]int       // by session
+	left      map[string]int       // by session
 	givenUp   map[string]int       // by session
 	ended     map[string]time.Time // when an item stopped, by item
 	tokens    []issued
@@ -168,21 +169,27 @@ func (m *machine) stops(t *rapid.T) {
 
 // end stops the session's item, and adds another when the session still waits.
 func (m *machine) end(session string) {
+	begun := m.live[session].last != ""
 	m.ended[m.live[session].id] = m.clock.now()
 	delete(m.live, session)
-	if from, again := m.again(session); again {
+	if from, again := m.again(session, begun); again {
 		m.live[session] = &liveItem{state: api.WorkQueued, from: from}
 	}
 }
 
-func (m *machine) again(session string) (from time.Time, again bool) {
-	if waiting, _ := m.needs.demand(m.ctx, nil, session); !waiting {
+// again tells whether a session whose activation has ended is offered again;
+// begun, that there was a worker with a lease.
+func (m *machine) again(session string, begun bool) (from time.Time, again bool) {
+	if waiting, _ := m.needs.Demand(m.ctx, nil, session); !waiting {
 		return time.Time{}, false
 	}
 	m.fruitless[session]++
 	if m.fruitless[session] > maxOffers {
 		m.givenUp[session]++
 		return time.Time{}, false
+	}
+	if begun {
+		m.left[session]++
 	}
 	return m.clock.now().Add(pauses[m.fruitless[session]-1]), true
 }
@@ -218,7 +225,7 @@ func (m *machine) timePasses(t *rapid.T) {
 
 // lapses puts an item whose worker is gone back on offer, if that is wanted.
 func (m *machine) lapses(session string, it *liveItem) {
-	from, again := m.again(session)
+	from, again := m.again(session, it.last != "")
 	if !again {
 		m.ended[it.id] = m.clock.now()
 		delete(m.live, session)
@@ -258,6 +265,9 @@ func (m *machine) check(t *rapid.T) {
 		}
 	}
 	for _, s := range m.sessions {
+		if got := m.needs.leftUnfinished(s); got != m.left[s] {
+			t.Fatalf("session %s: its workers were seen to leave %d times, want %d", s, got, m.left[s])
+		}
 		if got := m.needs.givenUpOn(s); got != m.givenUp[s] {
 			t.Fatalf("session %s was given up %d times, want %d", s, got, m.givenUp[s])
 		}

@@ -19,8 +19,18 @@ import (
 	"hearth/internal/db"
 )
 
-// Demand tells whether a session still waits for something only hands can do.
-type Demand func(ctx context.Context, tx db.Tx, sessionID string) (bool, error)
+// Sessions is what the queue must know of the sessions it offers, and tell them.
+type Sessions interface {
+	// Lock holds off other changes of a session until tx ends. Whoever changes a
+	// session and its item locks the session first.
+	Lock(ctx context.Context, tx db.Tx, sessionID string) error
+	// Demand tells whether a session still waits for something only hands can do.
+	Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, error)
+	// Unfinished makes it visible that a worker has left a session, of its own
+	// accord or not, without doing all it waits for. Again tells that the session
+	// is offered to another.
+	Unfinished(ctx context.Context, tx db.Tx, sessionID string, again bool) error
+}
 
 // Config tunes a Queue; zero fields take the defaults named.
 type Config struct {
@@ -35,14 +45,12 @@ type Config struct {
 	TokenGrace time.Duration
 	// SigningKey signs sessions tokens; at least 32 bytes.
 	SigningKey []byte
-	// Demand is asked, in the transaction that ends an activation, whether the
-	// session must be offered again.
-	Demand Demand
+	// Sessions are asked, in the transaction that ends an activation, whether the
+	// session must be offered again. Required.
+	Sessions Sessions
 	// MaxOffers is how many activations in a row may end without the session
-	// making progress before OnGiveUp is called instead of offering again. Default 20.
+	// making progress before it is offered no more. Default 20.
 	MaxOffers int
-	// OnGiveUp makes it visible that no worker finishes what the session waits for.
-	OnGiveUp func(ctx context.Context, tx db.Tx, sessionID string) error
 }
 
 // Queue is every environment's work queue.
@@ -193,18 +201,12 @@ func (it *item) save(ctx context.Context, tx db.Tx) error {
 	return nil
 }
 
-// change locks an item, lets fn change it, and saves it. Fn's error undoes
-// nothing but stops the saving.
+// change locks an item and lets fn change and save it.
 func (q *Queue) change(ctx context.Context, environmentID, workID string, fn func(tx db.Tx, it *item) error) (api.Work, error) {
 	var it item
 	err := q.DB.Write(ctx, func(tx db.Tx) error {
-		it = item{}
-		err := it.scan(tx.QueryRow(ctx, "SELECT "+columns+" FROM work WHERE id = ? AND environment_id = ?"+tx.ForUpdate(), workID, environmentID))
-		if errors.Is(err, sql.ErrNoRows) {
-			return api.NotFound("work item", workID)
-		}
-		if err != nil {
-			return fmt.Errorf("read work item %s: %w", workID, err)
+		if err := it.read(ctx, tx, environmentID, workID, tx.ForUpdate()); err != nil {
+			return err
 		}
 		return fn(tx, &it)
 	})
@@ -212,6 +214,40 @@ func (q *Queue) change(ctx context.Context, environmentID, workID string, fn fun
 		return api.Work{}, err
 	}
 	return it.work()
+}
+
+// finish is a change that may end an activation, and so change the session.
+func (q *Queue) finish(ctx context.Context, environmentID, workID string, fn func(tx db.Tx, it *item) error) (api.Work, error) {
+	var it item
+	err := q.DB.Write(ctx, func(tx db.Tx) error {
+		if err := it.read(ctx, tx, environmentID, workID, ""); err != nil {
+			return err
+		}
+		if err := q.Sessions.Lock(ctx, tx, it.sessionID); err != nil {
+			return err
+		}
+		if err := it.read(ctx, tx, environmentID, workID, tx.ForUpdate()); err != nil {
+			return err
+		}
+		return fn(tx, &it)
+	})
+	if err != nil {
+		return api.Work{}, err
+	}
+	return it.work()
+}
+
+// read reads an item, locking it where lock says so.
+func (it *item) read(ctx context.Context, tx db.Tx, environmentID, workID, lock string) error {
+	*it = item{}
+	err := it.scan(tx.QueryRow(ctx, "SELECT "+columns+" FROM work WHERE id = ? AND environment_id = ?"+lock, workID, environmentID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.NotFound("work item", workID)
+	}
+	if err != nil {
+		return fmt.Errorf("read work item %s: %w", workID, err)
+	}
+	return nil
 }
 
 // Ack acknowledges a claim: queued becomes starting. Repeating it is harmless.
@@ -236,7 +272,7 @@ func valid(micros int64) sql.NullInt64 { return sql.NullInt64{Int64: micros, Val
 // Stop ends an activation: gracefully (stopping, until the worker confirms) or,
 // forced, at once (stopped). It never ends the session.
 func (q *Queue) Stop(ctx context.Context, environmentID, workID string, force bool) (api.Work, error) {
-	return q.change(ctx, environmentID, workID, func(tx db.Tx, it *item) error {
+	return q.finish(ctx, environmentID, workID, func(tx db.Tx, it *item) error {
 		if it.state == api.WorkStopped {
 			return api.Conflict("work item %s has already stopped", workID)
 		}
@@ -271,7 +307,7 @@ func (q *Queue) end(ctx context.Context, tx db.Tx, it *item) error {
 // again decides whether, and from when on, a session whose activation has
 // ended is offered again.
 func (q *Queue) again(ctx context.Context, tx db.Tx, it *item) (again bool, at int64, err error) {
-	waits, err := q.Demand(ctx, tx, it.sessionID)
+	waits, err := q.Sessions.Demand(ctx, tx, it.sessionID)
 	if err != nil || !waits {
 		return false, 0, err
 	}
@@ -283,7 +319,13 @@ func (q *Queue) again(ctx context.Context, tx db.Tx, it *item) (again bool, at i
 	}
 	if fruitless > q.MaxOffers {
 		q.Log.Warn("gave up offering a session: no worker finishes what it waits for", "session", it.sessionID, "offers", fruitless)
-		return false, 0, q.OnGiveUp(ctx, tx, it.sessionID)
+		return false, 0, q.Sessions.Unfinished(ctx, tx, it.sessionID, false)
+	}
+	// Without a heartbeat, nobody has begun anything.
+	if it.last.Valid {
+		if err := q.Sessions.Unfinished(ctx, tx, it.sessionID, true); err != nil {
+			return false, 0, err
+		}
 	}
 	return true, q.now().Add(pause(fruitless)).UnixMicro(), nil
 }

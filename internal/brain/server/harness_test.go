@@ -66,7 +66,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	q, err := queue.New(ctx, queue.Config{
 		DB: d, Log: log, SigningKey: []byte("a key that signs only in this test"), TokenGrace: time.Nanosecond,
-		Demand: sessions.Demand, OnGiveUp: sessions.GiveUp,
+		Sessions: sessions,
 	})
 	must(t, err)
 	sessions.UseQueue(q)

@@ -59,7 +59,7 @@ func newBench(t *testing.T, d *db.DB) *bench {
 	b.store = b.server(t, d)
 	q, err := queue.New(ctx, queue.Config{
 		DB: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), SigningKey: make([]byte, 32),
-		Demand: b.store.Demand, OnGiveUp: b.store.GiveUp, MaxOffers: 1,
+		Sessions: b.store, MaxOffers: 1,
 	})
 	if err != nil {
 		t.Fatal(err)

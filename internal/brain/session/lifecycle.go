@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -291,39 +294,62 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 	return err
 }
 
-// Demand implements queue.Demand: the session waits for a call that hands may run.
-func (s *Store) Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, error) {
-	calls, err := openCalls(ctx, tx, sessionID)
-	if err != nil {
-		return false, err
+// Lock implements queue.Sessions.
+func (s *Store) Lock(ctx context.Context, tx db.Tx, sessionID string) error {
+	if tx.ForUpdate() == "" {
+		return nil // there is one writer at a time
 	}
-	for _, c := range calls {
-		if c.runnable() {
-			return true, nil
-		}
+	var id string
+	err := tx.QueryRow(ctx, "SELECT id FROM sessions WHERE id = ?"+tx.ForUpdate(), sessionID).Scan(&id)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("lock session %s: %w", sessionID, err)
 	}
-	return false, nil
+	return nil
 }
 
-// GiveUp implements queue.Config.OnGiveUp: what keeps the session waiting is
-// made visible in its log.
-func (s *Store) GiveUp(ctx context.Context, tx db.Tx, sessionID string) error {
+// Demand implements queue.Sessions: the session waits for a call that hands may run.
+func (s *Store) Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, error) {
+	calls, err := forHands(ctx, tx, sessionID)
+	return len(calls) > 0, err
+}
+
+// forHands reads the calls that hands may run now.
+func forHands(ctx context.Context, tx db.Tx, sessionID string) ([]Call, error) {
+	calls, err := openCalls(ctx, tx, sessionID)
+	return slices.DeleteFunc(calls, func(c Call) bool { return !c.runnable() }), err
+}
+
+// Unfinished implements queue.Sessions: the log shows that a worker has left
+// calls without an answer, so that one that runs a second time is on record.
+func (s *Store) Unfinished(ctx context.Context, tx db.Tx, sessionID string, again bool) error {
 	var r row
 	err := tx.QueryRow(ctx, "SELECT "+columns+" FROM sessions WHERE id = ?"+tx.ForUpdate(), sessionID).Scan(r.fields()...)
 	if err != nil {
 		return fmt.Errorf("lock session %s: %w", sessionID, err)
 	}
-	m := s.mutation(ctx, tx, &r)
-	err = m.append(&api.SessionErrorEvent{
-		EventHead: api.EventHead{Type: api.EventSessionError},
-		Error: api.SessionError{
-			Type:        api.SessionErrorUnknown,
-			Message:     "Workers claimed this session again and again, and none finished the calls it waits for. Look at the workers' logs; a message has it offered again, an interrupt ends the calls.",
-			RetryStatus: api.RetryStatus{Type: api.RetryExhausted},
-		},
-	}, nil)
+	calls, err := forHands(ctx, tx, sessionID)
 	if err != nil {
 		return err
 	}
+	failure := api.SessionError{Type: api.SessionErrorUnknown, Message: unanswered(calls), RetryStatus: api.RetryStatus{Type: api.RetryRetrying}}
+	if again {
+		failure.Message += " They are offered to the next worker; what had been begun may run a second time."
+	} else {
+		failure.RetryStatus.Type = api.RetryExhausted
+		failure.Message += " So did those before it, and they are offered no more. Look at the workers' logs; a message has them offered again, an interrupt ends them."
+	}
+	m := s.mutation(ctx, tx, &r)
+	if err := m.append(&api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: failure}, nil); err != nil {
+		return err
+	}
 	return m.save()
+}
+
+// unanswered names the calls that a worker has left.
+func unanswered(calls []Call) string {
+	names := make([]string, len(calls))
+	for i, c := range calls {
+		names[i] = fmt.Sprintf("%s (%s)", c.ID, c.Name)
+	}
+	return "The worker of this session stopped or was lost before it had answered these calls: " + strings.Join(names, ", ") + "."
 }

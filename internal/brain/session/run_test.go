@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -196,6 +197,33 @@ func TestGivingUpOnWorkersIsSeenAndAMessageOffersAnew(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestACallThatMayRunTwiceIsOnRecord(t *testing.T) {
+	each(t, func(t *testing.T, b *bench) {
+		id, call := b.waiting(t, api.EnvironmentSelfHosted)
+		w, err := b.queue.Poll(b.ctx, queue.PollParams{EnvironmentID: environment})
+		if err != nil || w == nil {
+			t.Fatalf("poll: %+v, %v", w, err)
+		}
+		if _, err := b.queue.Ack(b.ctx, environment, w.ID); err != nil {
+			t.Fatal(err)
+		}
+		none := api.NoHeartbeat
+		if _, err := b.queue.Heartbeat(b.ctx, queue.HeartbeatParams{EnvironmentID: environment, WorkID: w.ID, Expected: &none}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.queue.Stop(b.ctx, environment, w.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		log := b.log(t, id)
+		last := decodeEvent(t, log[len(log)-1].JSON)
+		if last.Type != api.EventSessionError || last.Error.RetryStatus.Type != api.RetryRetrying || !strings.Contains(last.Error.Message, call+" (bash)") {
+			t.Fatalf("the log ends with %s", log[len(log)-1].JSON)
+		}
+		b.send(t, id, SenderWorker, result(call, "once more"))
+		fold(t, b.log(t, id), b.clock.now())
+	})
 }
 
 // stopWork claims the item on offer, which there must be, and ends it.
