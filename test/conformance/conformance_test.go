@@ -4,11 +4,9 @@
 package conformance
 
 import (
-	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -20,11 +18,10 @@ import (
 	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
-	"github.com/anthropics/anthropic-sdk-go/lib/environments"
-	"github.com/anthropics/anthropic-sdk-go/option"
 
 	"hearth/api/openapitest"
 	"hearth/client"
+	"hearth/internal/db/dbtest"
 )
 
 // patience bounds every wait; nothing is expected to take that long.
@@ -47,6 +44,10 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	// These tests wait for processes and leases more than they compute.
+	if err := flag.Set("test.parallel", "10"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	if path, err := binary(); err == nil {
 		os.RemoveAll(filepath.Dir(path))
@@ -54,20 +55,26 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// hearth starts a hearth command that ends with the test, and returns it.
-func hearth(t *testing.T, env []string, args ...string) *exec.Cmd {
+// hearthCommand is a hearth command that has yet to begin.
+func hearthCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
-	return begin(t, cmd)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	return cmd
+}
+
+// program is a command that has begun.
+type program struct {
+	*exec.Cmd
+	ended chan struct{} // closed once it has
 }
 
 // begin starts a command that ends with the test, whose log is shown if it fails.
-func begin(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+func begin(t *testing.T, cmd *exec.Cmd) program {
 	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
@@ -77,13 +84,14 @@ func begin(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p := program{cmd, make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // tests end programs in every way there is
+		close(p.ended)
+	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have been killed by the test
-		ended := make(chan struct{})
-		go func() { _ = cmd.Wait(); close(ended) }()
-		select {
-		case <-ended:
-		case <-time.After(patience):
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if !p.ends() {
 			t.Errorf("%v does not end", cmd.Args)
 			_ = cmd.Process.Kill()
 		}
@@ -92,7 +100,17 @@ func begin(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 			t.Logf("%s:\n%s", strings.Join(cmd.Args[1:], " "), tail(raw))
 		}
 	})
-	return cmd
+	return p
+}
+
+// ends waits for the program's end.
+func (p program) ends() bool {
+	select {
+	case <-p.ended:
+		return true
+	case <-time.After(patience):
+		return false
+	}
 }
 
 func tail(raw []byte) []byte { return raw[max(0, len(raw)-6000):] }
@@ -107,7 +125,7 @@ type brain struct {
 func serve(t *testing.T, args ...string) *brain {
 	t.Helper()
 	data := t.TempDir()
-	hearth(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, args...)...)
+	begin(t, hearthCommand(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, args...)...))
 	var info struct {
 		BaseURL string `json:"base_url"`
 		APIKey  string `json:"api_key"`
@@ -155,55 +173,65 @@ func newSite(t *testing.T, b *brain, name string) *site {
 // maxIdle is how long workers stay with a session whose turn has ended.
 const maxIdle = 300 * time.Millisecond
 
-// workers are the kinds of worker every scenario runs with.
-var workers = map[string]func(t *testing.T, s *site, workdir string){
+// workers are the kinds of worker every scenario runs with, each a process that
+// keeps its files in dir.
+var workers = map[string]func(t *testing.T, s *site, dir string) program{
 	"official Go":         goWorker,
 	"official TypeScript": tsWorker,
-	"hearth process":      func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "process") },
-	"hearth gvisor":       func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "gvisor") },
-	"hearth namespace":    func(t *testing.T, s *site, dir string) { hearthWorker(t, s, dir, "namespace") },
+	"hearth process":      func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "process") },
+	"hearth gvisor":       func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "gvisor") },
+	"hearth namespace":    func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "namespace") },
 }
 
-func goWorker(t *testing.T, s *site, workdir string) {
-	idle := maxIdle
-	w := environments.NewEnvironmentWorker(
-		anthropic.NewClient(option.WithBaseURL(s.url), option.WithAPIKey("a-key-no-worker-may-send")),
-		environments.EnvironmentWorkerOptions{
-			EnvironmentID: s.environmentID, EnvironmentKey: s.key, Workdir: workdir, MaxIdle: &idle,
-			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		})
-	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		_ = w.Run(ctx) // that it was cancelled
-	}()
-	t.Cleanup(func() { cancel(); <-over })
+func goWorker(t *testing.T, s *site, dir string) program {
+	cmd := hearthCommand(t, "bench", "official-worker")
+	cmd.Dir = dir
+	cmd.Env = append(cmd.Env, "ANTHROPIC_BASE_URL="+s.url, "ANTHROPIC_API_KEY=a-key-no-worker-may-send",
+		"ANTHROPIC_ENVIRONMENT_ID="+s.environmentID, "ANTHROPIC_ENVIRONMENT_KEY="+s.key)
+	return begin(t, cmd)
 }
 
-func tsWorker(t *testing.T, s *site, workdir string) {
-	tsProgram(t, "worker.mjs",
+func tsWorker(t *testing.T, s *site, dir string) program {
+	return begin(t, tsCommand(t, "worker.mjs",
 		"HEARTH_URL="+s.url, "HEARTH_ENVIRONMENT_ID="+s.environmentID, "HEARTH_WORKER_KEY="+s.key,
-		"HEARTH_WORKDIR="+workdir, fmt.Sprintf("HEARTH_MAX_IDLE_MS=%d", maxIdle.Milliseconds()))
+		"HEARTH_WORKDIR="+dir, fmt.Sprintf("HEARTH_MAX_IDLE_MS=%d", maxIdle.Milliseconds())))
 }
 
-func hearthWorker(t *testing.T, s *site, state, engine string) {
-	hearth(t, []string{"HEARTH_ENVIRONMENT_KEY=" + s.key}, "worker", "--base-url", s.url, "--environment-id", s.environmentID,
-		"--engine", engine, "--state", state, "--max-idle", maxIdle.String(), "--drain", "2s")
+func hearthWorker(t *testing.T, s *site, dir, engine string) program {
+	cmd := hearthCommand(t, "worker", "--base-url", s.url, "--environment-id", s.environmentID,
+		"--engine", engine, "--state", dir, "--max-idle", maxIdle.String(), "--drain", "2s")
+	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
+	return begin(t, cmd)
 }
 
 // TestWorkers runs every scenario with every kind of worker.
 func TestWorkers(t *testing.T) {
 	t.Parallel()
 	b := serve(t)
-	for kind, start := range workers {
+	for kind := range workers {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, b, kind)
-			start(t, s, t.TempDir())
-			for _, scenario := range scenarios {
-				t.Run(scenario.name, func(t *testing.T) { scenario.run(t, s) })
-			}
+			runScenarios(t, b, kind)
+		})
+	}
+}
+
+func runScenarios(t *testing.T, b *brain, kind string) {
+	s := newSite(t, b, kind)
+	workers[kind](t, s, t.TempDir())
+	for _, scenario := range scenarios {
+		t.Run(scenario.name, func(t *testing.T) { scenario.run(t, s) })
+	}
+}
+
+// TestPostgres runs the scenarios on a server that keeps everything in Postgres.
+func TestPostgres(t *testing.T) {
+	t.Parallel()
+	b := serve(t, "--database-url", dbtest.PostgresURL(t))
+	for _, kind := range []string{"official Go", "hearth namespace"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			runScenarios(t, b, kind)
 		})
 	}
 }

@@ -82,11 +82,6 @@ func tsCommand(t *testing.T, name string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-func tsProgram(t *testing.T, name string, env ...string) *exec.Cmd {
-	t.Helper()
-	return begin(t, tsCommand(t, name, env...))
-}
-
 // TestTypeScriptClient has the official TypeScript SDK drive a server, with its
 // SessionToolRunner answering a custom tool.
 func TestTypeScriptClient(t *testing.T) {

@@ -20,19 +20,21 @@ type activation struct {
 	lease *lease
 	log   *slog.Logger
 	place place
+
+	cancel context.CancelCauseFunc // ends it early
+	ended  chan struct{}           // closed when nothing of it is left
 }
 
 // serve serves an item from claim to stop. What goes wrong is logged; the
 // error is for who serves one item only.
 func (w *Worker) serve(ctx context.Context, item Item) error {
 	log := w.Log.With("work", item.WorkID, "session", item.SessionID)
-	w.enter(item)
-	defer w.leave(item)
 	wire := w.wire.with(w.token(item))
-	a := &activation{Worker: w, item: item, wire: wire, lease: newLease(item, wire), log: log}
-
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	a := &activation{Worker: w, item: item, wire: wire, lease: newLease(item, wire), log: log, cancel: cancel, ended: make(chan struct{})}
+	earlier := w.enter(a)
+	defer w.leave(a)
 	// The lease is kept through the teardown, and ends last.
 	beating, endLease := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLease()
@@ -46,7 +48,7 @@ func (w *Worker) serve(ctx context.Context, item Item) error {
 	}()
 
 	began := time.Now()
-	err := a.run(running)
+	err := a.run(running, earlier)
 	if cause := context.Cause(running); cause != nil && ctx.Err() == nil {
 		err = cause
 	}
@@ -69,24 +71,46 @@ func (w *Worker) serve(ctx context.Context, item Item) error {
 	return nil
 }
 
-func (w *Worker) enter(item Item) {
+// errSuperseded is how an activation ends whose session this worker has claimed
+// again: its lease lapsed or was taken, and it has yet to notice.
+var errSuperseded = fmt.Errorf("%w: the session has been claimed anew", errLost)
+
+// enter adds an activation to those that are served, and ends earlier ones of
+// the same session, which it returns.
+func (w *Worker) enter(a *activation) (earlier []*activation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.serving[item.WorkID] = item.SessionID
+	for other := range w.serving {
+		if other.item.SessionID == a.item.SessionID {
+			other.cancel(errSuperseded)
+			earlier = append(earlier, other)
+		}
+	}
+	w.serving[a] = true
+	return earlier
 }
 
-func (w *Worker) leave(item Item) {
+func (w *Worker) leave(a *activation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.serving, item.WorkID)
+	delete(w.serving, a)
+	close(a.ended)
 }
 
-// run does an item's work. Nothing of it is left when it returns.
-func (a *activation) run(ctx context.Context) (err error) {
+// run does an item's work, once earlier activations of the session are over.
+// Nothing of it is left when it returns.
+func (a *activation) run(ctx context.Context, earlier []*activation) (err error) {
 	if a.item.Kind != "session" {
 		return nil // a health check: to be claimed and stopped is all it asks for
 	}
-	if a.place, err = a.open(a.item.SessionID); err != nil {
+	for _, other := range earlier {
+		select {
+		case <-other.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if a.place, err = a.open(ctx, a.item.SessionID); err != nil {
 		return err
 	}
 	defer a.place.close()

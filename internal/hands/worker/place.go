@@ -9,19 +9,23 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // place is a session's directory on this host, kept from one activation to the
 // next: its working directory, and marks of the calls begun in it.
 type place struct {
 	dir, work, begun string
+	lock             *os.File // held while the session is served
 }
 
 var safeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
-// open makes or finds a session's place. The names of sessions and calls come
-// from the server, and must not lead elsewhere.
-func (w *Worker) open(sessionID string) (place, error) {
+// open makes or finds a session's place, and waits until no other process is in
+// it. The names of sessions and calls come from the server, and must not lead
+// elsewhere.
+func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
 	if !safeName.MatchString(sessionID) {
 		return place{}, fmt.Errorf("session id %.100q cannot name a directory", sessionID)
 	}
@@ -35,7 +39,36 @@ func (w *Worker) open(sessionID string) (place, error) {
 			return p, fmt.Errorf("make the session's directory: %w", err)
 		}
 	}
+	if err := p.take(ctx); err != nil {
+		return p, err
+	}
 	return p, p.touch()
+}
+
+// lockRetry is how long to wait for another process between two looks.
+const lockRetry = 100 * time.Millisecond
+
+// take locks the place. Another process that has it lost its lease, will notice
+// at its next heartbeat, and unlocks by ending at the latest.
+func (p *place) take(ctx context.Context) error {
+	f, err := os.OpenFile(filepath.Join(p.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the session's directory: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			p.lock = f
+			return nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = sleep(ctx, lockRetry)
+		}
+		if err != nil {
+			f.Close()
+			return fmt.Errorf("lock the session's directory: %w", err)
+		}
+	}
 }
 
 // touch notes when the place was last used.
@@ -44,7 +77,10 @@ func (p place) touch() error {
 	return os.Chtimes(p.dir, now, now)
 }
 
-func (p place) close() { _ = p.touch() } // only tidying depends on it
+func (p place) close() {
+	_ = p.touch() // only tidying depends on it
+	p.lock.Close()
+}
 
 // begin notes that a call is about to run. Again tells that it was begun before,
 // by a worker that was killed before the result was accepted.

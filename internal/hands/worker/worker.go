@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -73,8 +72,8 @@ type Worker struct {
 	draining chan struct{} // closed when no more work is to be begun
 
 	mu       sync.Mutex
-	serving  map[string]string // session by work item; guarded by mu
-	lastPoll time.Time         // the last poll that was answered; guarded by mu
+	serving  map[*activation]bool // guarded by mu
+	lastPoll time.Time            // the last poll that was answered; guarded by mu
 }
 
 // New makes a worker. It touches nothing yet.
@@ -117,7 +116,7 @@ func New(cfg Config) (*Worker, error) {
 			ForceAttemptHTTP2:   true,
 		}}
 	}
-	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[string]string{}}
+	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[*activation]bool{}}
 	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
 	return w, nil
 }
@@ -137,7 +136,12 @@ type Status struct {
 func (w *Worker) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Status{Sessions: slices.Sorted(maps.Values(w.serving)), LastPoll: w.lastPoll}
+	var sessions []string
+	for a := range w.serving {
+		sessions = append(sessions, a.item.SessionID)
+	}
+	slices.Sort(sessions)
+	return Status{Sessions: slices.Compact(sessions), LastPoll: w.lastPoll}
 }
 
 // Run serves the queue until ctx ends, and then drains: it begins no more work,
