@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hearth/internal/hands/sandbox"
 )
 
@@ -67,10 +69,17 @@ const (
 	retry = 10 * time.Second
 )
 
-// Run keeps the pool filled until ctx ends, and then destroys what is in it.
+// Run keeps the pool filled until ctx ends, and then destroys what is in it. A
+// pool that cannot be filled is an empty one.
 func (p *Pool) Run(ctx context.Context) {
+	home, err := p.settleIn()
+	if err != nil {
+		p.cfg.Log.Warn("no sandboxes are started ahead of their sessions", "error", err)
+		return
+	}
+	defer home.Close()
+	defer os.Remove(home.Name())
 	defer p.drain()
-	p.sweep()
 	for ctx.Err() == nil {
 		if len(p.blanks) == cap(p.blanks) {
 			select {
@@ -81,7 +90,7 @@ func (p *Pool) Run(ctx context.Context) {
 			p.settle(ctx)
 			continue
 		}
-		b, err := p.make(ctx)
+		b, err := p.make(ctx, home.Name())
 		if err != nil {
 			if ctx.Err() == nil {
 				p.cfg.Log.Warn("could not start a sandbox ahead of its session", "error", err, "next_try_in", retry)
@@ -116,34 +125,63 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// sweep removes the working directories that an earlier life left; their
-// sandboxes are for the worker to reap, as any others.
-func (p *Pool) sweep() {
+// settleIn makes a directory for this life of the pool, and removes those that
+// earlier lives have left; their sandboxes are for the worker to reap, as any
+// others. A directory is in use while it is locked.
+func (p *Pool) settleIn() (home *os.File, err error) {
+	if err := os.MkdirAll(p.cfg.Dir, 0o711); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(p.cfg.Dir)
 	if err != nil {
-		return // there is none yet
-	}
-	alive, err := p.List(context.Background())
-	if err != nil {
-		return // tried again at the next start
-	}
-	kept := map[string]bool{}
-	for _, s := range alive {
-		kept[s.ID] = s.OwnerAlive
+		return nil, err
 	}
 	for _, entry := range entries {
-		info, err := entry.Info()
-		// A young one may be that of another worker's sandbox, about to be made.
-		if err == nil && !kept[entry.Name()] && time.Since(info.ModTime()) > time.Minute {
-			_ = os.RemoveAll(filepath.Join(p.cfg.Dir, entry.Name())) // nothing of worth is in it
+		old, err := lock(filepath.Join(p.cfg.Dir, entry.Name()))
+		if err != nil {
+			continue // another worker's
+		}
+		// Nothing of worth is in it, and what cannot be removed is tried again.
+		_ = os.RemoveAll(old.Name())
+		old.Close()
+	}
+	for {
+		dir := filepath.Join(p.cfg.Dir, strings.ToLower(rand.Text()))
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			return nil, err
+		}
+		home, err := lock(dir)
+		if err == nil {
+			return home, nil
+		}
+		// Another worker that settles in took it for an old one.
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, err
 		}
 	}
 }
 
-func (p *Pool) make(ctx context.Context) (blank, error) {
+// lock locks a directory that still is where it was once it is locked.
+func lock(path string) (*os.File, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	if _, err := os.Stat(path); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+func (p *Pool) make(ctx context.Context, home string) (blank, error) {
 	id := strings.ToLower(rand.Text())
-	workdir := filepath.Join(p.cfg.Dir, id)
-	if err := errors.Join(os.MkdirAll(p.cfg.Dir, 0o711), os.Mkdir(workdir, 0o755)); err != nil {
+	workdir := filepath.Join(home, id)
+	if err := os.Mkdir(workdir, 0o755); err != nil {
 		return blank{}, err
 	}
 	s, err := p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: workdir, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
