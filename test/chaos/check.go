@@ -103,7 +103,6 @@ func (r *round) checkLog(id string, log []api.Event) error {
 		if len(answers[e.ID]) != 1 {
 			return fmt.Errorf("call %s has %d results", e.ID, len(answers[e.ID]))
 		}
-		delete(answers, e.ID)
 		left := 0
 		for _, other := range log {
 			if other.Type == api.EventSessionError && strings.Contains(other.Error.Message, e.ID) {
@@ -118,18 +117,19 @@ func (r *round) checkLog(id string, log []api.Event) error {
 			if runs[number] > 1+left {
 				return fmt.Errorf("call %s ran %d times, and the log has it left by %d workers", e.ID, runs[number], left)
 			}
+			if failed := answers[e.ID][0].IsError; runs[number] == 0 && (failed == nil || !*failed) {
+				return fmt.Errorf("call %s has a result and never ran", e.ID)
+			}
 		}
 		r.again += left
 	}
-	if len(answers) > 0 {
-		return fmt.Errorf("%d results answer no call", len(answers))
+	if len(answers) > calls {
+		return fmt.Errorf("%d results answer %d calls", len(answers), calls)
+	}
+	if calls < r.turns {
+		return fmt.Errorf("%d calls were made, of %d at least", calls, r.turns)
 	}
 	r.calls += calls
-	for number := range r.turns {
-		if runs[number] == 0 {
-			return fmt.Errorf("command %d never ran", number)
-		}
-	}
 	return nil
 }
 
