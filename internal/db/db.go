@@ -72,7 +72,8 @@ func (d *DB) Close() error { return d.store.close() }
 
 // Migrate applies the migrations in fsys (goose SQL files at its root) that
 // this database has not seen, under a version table of their own, so that each
-// package owns its schema. Several processes may call it at once.
+// package owns its schema. On Postgres several processes may call it at once; a
+// SQLite database belongs to one process.
 func (d *DB) Migrate(ctx context.Context, name string, fsys fs.FS) error {
 	pool, dialect := d.store.migrations()
 	versions, err := database.NewStore(dialect, "schema_"+name)

@@ -13,6 +13,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 )
@@ -119,6 +121,32 @@ func TestNotifyReachesOtherProcesses(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Errorf("%s process heard nothing", name)
 		}
+	}
+}
+
+// What a killed process has committed and not announced is looked for once it
+// has been silent for a while.
+func TestSilenceOfAnotherProcessWakesSubscribers(t *testing.T) {
+	t.Parallel()
+	url := dbtest.PostgresURL(t)
+	d := dbtest.Open(t, url)
+	woken, cancel := d.Subscribe("topic")
+	defer cancel()
+	ghost, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ghost.Close(context.WithoutCancel(t.Context()))
+	if _, err := ghost.Exec(t.Context(), `NOTIFY hearth, '["ghost","","alive"]'`); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case payload := <-woken:
+		if payload != "" {
+			t.Errorf("woken with %q", payload)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("nobody looks for what the dead one has left")
 	}
 }
 

@@ -2,9 +2,7 @@ package db
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -20,16 +18,12 @@ import (
 
 // postgres is a pool of connections, and one more that listens.
 type postgres struct {
-	hub    *hub
-	pool   *sql.DB
-	origin string // tells this process's notices from those of others
-	stop   context.CancelFunc
-	done   chan struct{} // closed when the listener has ended
+	hub       *hub
+	pool      *sql.DB
+	announcer *announcer
+	stop      context.CancelFunc
+	running   sync.WaitGroup // the listener and the announcer
 }
-
-// channel carries every notice, its topic inside: Postgres cannot listen to
-// ten thousand channels cheaply.
-const channel = "hearth"
 
 const (
 	maxConnections = 24
@@ -48,13 +42,14 @@ func openPostgres(ctx context.Context, url string, h *hub, log *slog.Logger) (*p
 		return nil, errors.Join(withoutURL(err), pool.Close())
 	}
 	listening, stop := context.WithCancel(context.Background())
-	p := &postgres{hub: h, pool: pool, origin: rand.Text(), stop: stop, done: make(chan struct{})}
+	p := &postgres{hub: h, pool: pool, announcer: newAnnouncer(h, pool, log), stop: stop}
 	conn, err := p.listen(ctx, url)
 	if err != nil {
 		stop()
 		return nil, errors.Join(withoutURL(err), pool.Close())
 	}
-	go p.listenLoop(listening, url, conn, log)
+	p.running.Go(func() { p.listenLoop(listening, url, conn, log) })
+	p.running.Go(func() { p.announcer.run(listening) })
 	return p, nil
 }
 
@@ -71,7 +66,7 @@ func (p *postgres) migrations() (*sql.DB, goose.Dialect) { return p.pool, goose.
 
 func (p *postgres) close() error {
 	p.stop()
-	<-p.done
+	p.running.Wait()
 	return p.pool.Close()
 }
 
@@ -108,14 +103,10 @@ func (p *postgres) writeOnce(ctx context.Context, fn func(Tx) error) error {
 	if err := protect(fn, tx); err != nil {
 		return err
 	}
-	for _, n := range tx.notices {
-		if _, err := sqlTx.ExecContext(ctx, "SELECT pg_notify($1, $2)", channel, p.encode(n)); err != nil {
-			return err
-		}
-	}
 	if err := sqlTx.Commit(); err != nil {
 		return err
 	}
+	p.announcer.announce(tx.notices...)
 	tx.happen(p.hub)
 	return nil
 }
@@ -127,22 +118,11 @@ func lostRace(err error) bool {
 	return errors.As(err, &pg) && (pg.Code == "40001" || pg.Code == "40P01")
 }
 
-func (p *postgres) publish(ctx context.Context, topic, payload string) error {
+func (p *postgres) publish(_ context.Context, topic, payload string) error {
 	n := notice{topic, payload}
 	p.hub.deliver(n)
-	_, err := p.pool.ExecContext(ctx, "SELECT pg_notify($1, $2)", channel, p.encode(n))
-	return err
-}
-
-// maxPayload is what Postgres takes, less what encoding adds.
-const maxPayload = 7000
-
-func (p *postgres) encode(n notice) string {
-	if len(n.payload) > maxPayload {
-		n.payload = ""
-	}
-	raw, _ := json.Marshal([]string{p.origin, n.topic, n.payload}) // strings always encode
-	return string(raw)
+	p.announcer.announce(n)
+	return nil
 }
 
 func (p *postgres) listen(ctx context.Context, url string) (*pgx.Conn, error) {
@@ -158,7 +138,6 @@ func (p *postgres) listen(ctx context.Context, url string) (*pgx.Conn, error) {
 
 // listenLoop delivers what other processes notify, and reconnects for ever.
 func (p *postgres) listenLoop(ctx context.Context, url string, conn *pgx.Conn, log *slog.Logger) {
-	defer close(p.done)
 	for {
 		err := p.deliverFrom(ctx, conn)
 		conn.Close(context.Background())
@@ -182,17 +161,16 @@ func (p *postgres) listenLoop(ctx context.Context, url string, conn *pgx.Conn, l
 
 func (p *postgres) deliverFrom(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		got, err := conn.WaitForNotification(ctx)
-		if err != nil {
+		waiting, cancel := context.WithTimeout(ctx, deadAfter/2)
+		got, err := conn.WaitForNotification(waiting)
+		cancel()
+		switch {
+		case err == nil:
+			p.announcer.hear(got.Payload)
+		case ctx.Err() != nil || !pgconn.Timeout(err):
 			return err
 		}
-		var parts [3]string
-		if err := json.Unmarshal([]byte(got.Payload), &parts); err != nil {
-			continue // not from a Hearth
-		}
-		if parts[0] != p.origin { // our own were delivered at the commit
-			p.hub.deliver(notice{parts[1], parts[2]})
-		}
+		p.announcer.missDead()
 	}
 }
 
