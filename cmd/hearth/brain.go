@@ -79,7 +79,8 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	for _, name := range []string{devFile, serveFile} {
 		_ = os.Remove(filepath.Join(cfg.data, name)) // left by one that was killed, or absent
 	}
-	if cfg.databaseURL == "" {
+	alone := cfg.databaseURL == "" // the lock is on the database's directory
+	if alone {
 		cfg.databaseURL = "sqlite://" + filepath.Join(cfg.data, "hearth.db")
 	}
 	database, err := db.Open(ctx, db.Config{URL: cfg.databaseURL, Log: cfg.log})
@@ -87,13 +88,13 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	b := &brain{cfg: cfg, lock: lock, db: database}
-	if err := b.assemble(ctx); err != nil {
+	if err := b.assemble(ctx, alone); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
 }
 
-func (b *brain) assemble(ctx context.Context) (err error) {
+func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	adapter, err := b.adapter()
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func (b *brain) assemble(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.sessions, err = session.New(ctx, session.Config{DB: b.db}); err != nil {
+	if b.sessions, err = session.New(ctx, session.Config{DB: b.db, Alone: alone}); err != nil {
 		return err
 	}
 	b.queue, err = queue.New(ctx, queue.Config{

@@ -199,6 +199,32 @@ func TestGivingUpOnWorkersIsSeenAndAMessageOffersAnew(t *testing.T) {
 	}
 }
 
+// A server that has the database to itself takes over from its earlier life at
+// once, and what that life still tries to write is refused.
+func TestAServerThatIsAloneDoesNotWaitForItself(t *testing.T) {
+	each(t, func(t *testing.T, b *bench) {
+		id := b.create(t, api.EnvironmentSelfHosted)
+		b.send(t, id, SenderClient, message("go"))
+		earlier := b.claim(t)
+		if run, err := b.store.Claim(b.ctx); err != nil || run != nil {
+			t.Fatalf("claimed what is held: %+v, %v", run, err)
+		}
+		later, err := New(b.ctx, Config{DB: b.db, Alone: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		later.UseQueue(b.queue)
+		later.now = b.clock.now
+		run, err := later.Claim(b.ctx)
+		if err != nil || run == nil || run.SessionID != id {
+			t.Fatalf("the next life claimed %+v, %v", run, err)
+		}
+		if _, _, err := earlier.BeginRequest(b.ctx); err == nil {
+			t.Error("the earlier life still writes")
+		}
+	})
+}
+
 func TestACallThatMayRunTwiceIsOnRecord(t *testing.T) {
 	each(t, func(t *testing.T, b *bench) {
 		id, call := b.waiting(t, api.EnvironmentSelfHosted)

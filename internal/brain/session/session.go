@@ -28,8 +28,11 @@ type Offerer interface {
 // Config of a Store.
 type Config struct {
 	DB *db.DB
-	// RunTTL is how long a run lease lasts without being renewed. Default 30 s.
+	// RunTTL is how long a run lease lasts without being renewed. Default 15 s.
 	RunTTL time.Duration
+	// Alone tells that no other server uses the database. Runs that are held are
+	// then those of an earlier life, and end at once.
+	Alone bool
 }
 
 // Store is every session.
@@ -48,7 +51,7 @@ var migrations embed.FS
 // sessions are created.
 func New(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.RunTTL == 0 {
-		cfg.RunTTL = 30 * time.Second
+		cfg.RunTTL = 15 * time.Second
 	}
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -57,7 +60,17 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.DB.Migrate(ctx, "session", dir); err != nil {
 		return nil, err
 	}
-	return &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}, nil
+	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}
+	if cfg.Alone {
+		err = s.db.Write(ctx, func(tx db.Tx) error {
+			_, err := tx.Exec(ctx, "UPDATE sessions SET run_until = 0 WHERE run_until IS NOT NULL")
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("end the runs of an earlier life: %w", err)
+	}
+	return s, nil
 }
 
 // UseQueue tells the store where sessions are offered. Queue and store need
