@@ -48,7 +48,7 @@ func newDemo() *cobra.Command {
 			defer os.RemoveAll(dir)
 			dev := devConfig{
 				brain: brainConfig{listen: "127.0.0.1:0", data: dir, model: modelRehearsal, log: log},
-				hands: handsConfig{engine: engine},
+				hands: handsConfig{engine: engine, limitFlags: limitFlags{limits: defaultLimits}},
 			}
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				d := demo{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: asJSON, isolated: engine != engineProcess, dir: dir}

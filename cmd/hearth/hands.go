@@ -39,8 +39,9 @@ func registerEngine(flags *pflag.FlagSet, engine *string) {
 
 // newEngine makes the engine of that name and makes sure it works here.
 func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sandbox.Engine, error) {
+	groups := findGroups(log)
 	if name == engineAuto {
-		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Log: log})
+		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
 		err := tryOut(ctx, engine, stateDir)
 		if err == nil {
 			return engine, nil
@@ -51,12 +52,12 @@ func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sa
 	var engine sandbox.Engine
 	switch name {
 	case engineGVisor:
-		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Log: log})
+		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
 	case engineNamespace:
-		engine = namespace.New(namespace.Config{StateDir: stateDir, Log: log})
+		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Log: log})
 	case engineProcess:
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
-		engine = process.New(stateDir, log)
+		engine = process.New(stateDir, groups, log)
 	}
 	if err := engine.Check(ctx); err != nil {
 		return nil, usageError("the %s engine does not work on this host: %w", name, err)
@@ -86,13 +87,16 @@ type target struct{ baseURL, environmentID, key string }
 
 // open makes a worker for a queue.
 func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error) {
+	if err := h.limitFlags.check(); err != nil {
+		return nil, err
+	}
 	engine, err := newEngine(ctx, h.engine, h.stateDir, h.log)
 	if err != nil {
 		return nil, err
 	}
 	return worker.New(worker.Config{
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
-		Engine: engine, StateDir: h.stateDir, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
+		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
 	})
 }
 

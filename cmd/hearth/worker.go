@@ -104,7 +104,9 @@ type handsConfig struct {
 	maxIdle     time.Duration
 	drain       time.Duration
 	pool        int
-	log         *slog.Logger
+	callTimeout time.Duration
+	limitFlags
+	log *slog.Logger
 }
 
 func (h *handsConfig) register(flags *pflag.FlagSet) {
@@ -112,6 +114,8 @@ func (h *handsConfig) register(flags *pflag.FlagSet) {
 	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
 	flags.IntVar(&h.pool, "pool", 2, "how many sandboxes to keep started ahead of their sessions")
 	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")
+	flags.DurationVar(&h.callTimeout, "call-timeout", 2*time.Minute, "how long one tool call may take")
+	h.limitFlags.register(flags)
 	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
 }
 

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -13,74 +14,137 @@ import (
 // Child is a Sandbox whose hand is a child process that talks over its
 // standard input and output. Engines that start one embed it.
 type Child struct {
-	id, workdir string
-	cmd         *exec.Cmd
-	hand        *hand.Client
-	stdin       io.Closer
-	waited      chan struct{} // closed when the child has been waited for
-	destroy     func(context.Context) error
-	once        sync.Once
-	destroyed   error // set by once
+	Launch
+	hand      *hand.Client
+	stdin     io.Closer
+	waited    chan struct{} // closed when the child has been waited for
+	disk      *disk         // nil without a limit
+	once      sync.Once
+	destroyed error // set by once
 }
 
-// Start starts cmd, by launch, as the hand of a sandbox and waits until it is
-// ready. Started is called once the process exists. Destroy frees what the
-// engine holds; it is called once the child has ended.
-func Start(ctx context.Context, spec Spec, workdir string, cmd *exec.Cmd, launch func() error, started func(pid int) error, destroy func(context.Context) error) (*Child, error) {
-	stdin, err := cmd.StdinPipe()
+// Launch says how a Child is started, and what it is.
+type Launch struct {
+	Spec Spec
+	// Inside is the working directory as tools inside see it.
+	Inside string
+	// Cmd is the hand's process.
+	Cmd *exec.Cmd
+	// Start starts Cmd. Default Cmd.Start.
+	Start func() error
+	// Started is called once the process exists, before it begins.
+	Started func(pid int) error
+	// Bounds hold it to its limits.
+	Bounds Bounds
+	// Scratch is a host directory with files of the sandbox beside the working
+	// directory; "" for none.
+	Scratch string
+	// Free frees what the engine holds; it is called once the child has ended.
+	Free func(context.Context) error
+}
+
+// Run starts the hand of a sandbox and waits until it is ready.
+func (l Launch) Run(ctx context.Context) (*Child, error) {
+	stdin, err := l.Cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	stdout, err := cmd.StdoutPipe()
+	stdout, err := l.Cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
 	notes := &tail{}
-	cmd.Stderr = notes
-	if err := launch(); err != nil {
+	l.Cmd.Stderr = notes
+	if l.Start == nil {
+		l.Start = l.Cmd.Start
+	}
+	if err := l.Start(); err != nil {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
-	p := &Child{id: spec.ID, workdir: workdir, cmd: cmd, stdin: stdin, waited: make(chan struct{}), destroy: destroy}
-	err = started(cmd.Process.Pid)
+	p := &Child{Launch: l, stdin: stdin, waited: make(chan struct{})}
+	err = l.Bounds.Add(l.Cmd.Process.Pid)
+	if err == nil {
+		err = l.Started(l.Cmd.Process.Pid)
+	}
 	if err == nil {
 		p.hand, err = hand.Connect(ctx, stdout, stdin)
 	}
 	if err != nil {
-		_ = cmd.Process.Kill() // it may have ended by itself
+		_ = l.Cmd.Process.Kill() // it may have ended by itself
 		stdin.Close()
-		_ = cmd.Wait()
+		_ = l.Cmd.Wait()
 		close(p.waited)
 		return nil, fmt.Errorf("start the sandbox: %w%s", err, notes)
 	}
 	go func() {
-		<-p.hand.Done() // all it said has been read
-		_ = cmd.Wait()  // how it ended is of no use
+		<-p.hand.Done()  // all it said has been read
+		_ = l.Cmd.Wait() // how it ended is of no use
 		close(p.waited)
 	}()
+	p.watchDisk()
 	return p, nil
 }
 
+func (p *Child) watchDisk() {
+	if p.Spec.Limits.DiskBytes == 0 {
+		return
+	}
+	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]bool{}, kill: func() { _ = p.Cmd.Process.Kill() }}
+	if p.Scratch != "" {
+		p.disk.dirs = append(p.disk.dirs, p.Scratch)
+	}
+	go p.disk.watch(p.hand.Done())
+}
+
 // ID implements Sandbox.
-func (p *Child) ID() string { return p.id }
+func (p *Child) ID() string { return p.Spec.ID }
 
 // Workdir implements Sandbox.
-func (p *Child) Workdir() string { return p.workdir }
+func (p *Child) Workdir() string { return p.Inside }
 
 // Done implements Sandbox.
 func (p *Child) Done() <-chan struct{} { return p.hand.Done() }
 
 // Call implements Sandbox.
 func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
-	return p.hand.Call(ctx, call)
+	running, release := ctx, func() {}
+	if p.disk != nil {
+		running, release = p.disk.during(ctx)
+	}
+	defer release()
+	before := p.Bounds.Hits()
+	result, err := p.hand.Call(running, call)
+	limit := p.Spec.Limits.since(before, p.Bounds.Hits())
+	var full *LimitError
+	switch {
+	case err == nil && limit == "":
+	case err == nil:
+		result.Text += "\n(" + (&LimitError{limit}).Error() + ".)"
+		result.IsError = true
+	case ctx.Err() == nil && errors.As(context.Cause(running), &full):
+		return hand.Result{ID: call.ID, IsError: true, Text: "The call was stopped: " + full.Error() + "."}, nil
+	case limit != "":
+		err = errors.Join(&LimitError{limit}, err)
+	case p.disk != nil && p.disk.ended():
+		err = errors.Join(p.disk.exceeded(), err)
+	}
+	return result, err
 }
+
+// Pause implements Sandbox.
+func (p *Child) Pause(context.Context) error { return p.Bounds.Freeze(true) }
+
+// Resume implements Sandbox.
+func (p *Child) Resume(context.Context) error { return p.Bounds.Freeze(false) }
 
 // Destroy implements Sandbox.
 func (p *Child) Destroy(ctx context.Context) error {
 	p.once.Do(func() {
-		_ = p.cmd.Process.Kill() // it may have ended by itself
+		_ = p.Bounds.Freeze(false) // what is frozen may be beyond being killed
+		_ = p.Cmd.Process.Kill()   // it may have ended by itself
 		p.stdin.Close()
 		<-p.waited
-		p.destroyed = p.destroy(ctx)
+		p.destroyed = p.Free(ctx)
 	})
 	return p.destroyed
 }

@@ -23,7 +23,8 @@ type Spec struct {
 	// Env is added to the sandbox's environment. Nothing of the worker's own
 	// environment is inherited.
 	Env map[string]string
-	// Limits bounds what the sandbox may use; zero fields are unlimited.
+	// Limits bound what the sandbox may use, as far as the host lets the engine
+	// enforce them.
 	Limits Limits
 	// Labels are stored with the sandbox and come back from List.
 	Labels map[string]string
@@ -32,15 +33,6 @@ type Spec struct {
 // GuestWorkdir is where Spec.Workdir appears inside engines that have a
 // filesystem of their own. The process engine has none and uses the host path.
 const GuestWorkdir = "/workspace"
-
-// Limits are the resource bounds of one sandbox.
-type Limits struct {
-	MemoryBytes int64
-	CPUs        float64
-	Processes   int
-	OpenFiles   int
-	DiskBytes   int64
-}
 
 // Info describes a sandbox an engine knows of, alive or left behind.
 type Info struct {
@@ -79,8 +71,13 @@ type Sandbox interface {
 	// Workdir is the working directory as tools inside see it.
 	Workdir() string
 	// Call runs one tool call. The error is about the sandbox (dead,
-	// unreachable), never about the tool. Cancelling ctx stops the tool.
+	// unreachable), never about the tool; it is a *LimitError where a limit ended
+	// the sandbox. Cancelling ctx stops the tool.
 	Call(ctx context.Context, call hand.Call) (hand.Result, error)
+	// Pause stops everything inside where it is, and Resume lets it go on. A
+	// call waits meanwhile. A host that cannot is an error.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 	// Done is closed when the sandbox has died or been destroyed.
 	Done() <-chan struct{}
 	// Destroy stops everything inside and frees what the sandbox held, except

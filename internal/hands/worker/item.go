@@ -114,16 +114,15 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		return err
 	}
 	defer a.place.close()
-	// The sandbox starts while the session is still being looked up and the
-	// model is still thinking.
-	box := newBox(ctx, a.Engine, a.spec())
-	defer func() {
-		if e := box.close(context.WithoutCancel(ctx)); e != nil {
-			err = errors.Join(err, fmt.Errorf("destroy the sandbox: %w", e))
-		}
-	}()
-	var session api.Session
-	if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID), nil, nil, &session); err != nil {
+	box, session, err := a.prepare(ctx)
+	if box != nil {
+		defer func() {
+			if e := box.close(context.WithoutCancel(ctx)); e != nil {
+				err = errors.Join(err, fmt.Errorf("destroy the sandbox: %w", e))
+			}
+		}()
+	}
+	if err != nil {
 		return fmt.Errorf("read the session: %w", err)
 	}
 	if session.Status == api.SessionTerminated {
@@ -141,9 +140,28 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	return newRunner(a, box).run(ctx)
 }
 
-func (a *activation) spec() sandbox.Spec {
+// prepare reads the session and has its sandbox started; at once, while the model
+// is still thinking, unless the limits depend on whose session it is.
+func (a *activation) prepare(ctx context.Context) (b *box, session api.Session, err error) {
+	if len(a.AgentLimits) == 0 {
+		b = newBox(ctx, a.Engine, a.spec(a.Limits))
+	}
+	if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID), nil, nil, &session); err != nil {
+		return b, session, err
+	}
+	if b == nil {
+		limits, ok := a.AgentLimits[session.Agent.ID]
+		if !ok {
+			limits = a.Limits
+		}
+		b = newBox(ctx, a.Engine, a.spec(limits))
+	}
+	return b, session, nil
+}
+
+func (a *activation) spec(limits sandbox.Limits) sandbox.Spec {
 	return sandbox.Spec{
-		ID: newID(), Workdir: a.place.work, Limits: a.Limits,
+		ID: newID(), Workdir: a.place.work, Limits: limits,
 		Labels: map[string]string{"session": a.item.SessionID, "work": a.item.WorkID},
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
 )
 
 // runner runs the tool calls of one session. Its fields belong to the goroutine
@@ -322,13 +323,22 @@ func (r *runner) execute(ctx context.Context, e api.Event) (*hand.Result, error)
 		return nil, ctx.Err()
 	case lost:
 		r.log.Warn("the sandbox was lost under a call", "call", e.ID, "tool", e.Name, "error", err)
-		return failure(e.ID, "The sandbox was lost while this call ran, and a new one has been started. Files in the working directory are as they were; the shell session, background jobs and everything outside the working directory are gone."), nil
+		return failure(e.ID, lostBecause(err)+" A new one has been started. Files in the working directory are as they were; the shell session, background jobs and everything outside the working directory are gone."), nil
 	case err != nil:
 		r.place.finish(e.ID)
 		return nil, err
 	}
 	r.log.Debug("ran a call", "call", e.ID, "tool", e.Name, "error", result.IsError, "took", time.Since(began).Round(time.Microsecond))
 	return &result, nil
+}
+
+// lostBecause tells the agent why its sandbox is gone.
+func lostBecause(err error) string {
+	var limit *sandbox.LimitError
+	if errors.As(err, &limit) {
+		return "The sandbox reached its limit of " + limit.Limit + ", and was ended."
+	}
+	return "The sandbox was lost while this call ran."
 }
 
 func failure(id, text string) *hand.Result { return &hand.Result{ID: id, IsError: true, Text: text} }

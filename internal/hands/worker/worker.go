@@ -41,6 +41,8 @@ type Config struct {
 	StateDir string
 	// Limits bound each sandbox. Default none.
 	Limits sandbox.Limits
+	// AgentLimits bound those of single agents' sessions instead, by agent id.
+	AgentLimits map[string]sandbox.Limits
 	// Pool is how many sandboxes to keep started ahead of their sessions.
 	// Default none.
 	Pool int

@@ -28,7 +28,7 @@ type engine func(stateDir string) sandbox.Engine
 
 var silent = slog.New(slog.DiscardHandler)
 
-func processEngine(dir string) sandbox.Engine { return process.New(dir, silent) }
+func processEngine(dir string) sandbox.Engine { return process.New(dir, nil, silent) }
 
 func namespaceEngine(dir string) sandbox.Engine {
 	return namespace.New(namespace.Config{StateDir: dir, Log: silent})

@@ -15,18 +15,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/record"
 )
@@ -35,6 +34,9 @@ import (
 type Config struct {
 	// StateDir holds the engine's scratch files.
 	StateDir string
+	// Groups is where control groups are made. Default nowhere: memory, CPU and
+	// the number of processes are then not limited from outside.
+	Groups *cgroup.Tree
 	// Program is this program, statically linked, to run gVisor and the guests'
 	// first process. Default: the file this process runs.
 	Program string
@@ -44,10 +46,10 @@ type Config struct {
 
 // Engine implements sandbox.Engine.
 type Engine struct {
-	dir   record.Dir
-	given string // Config.Program
-	log   *slog.Logger
-	warn  sync.Once
+	dir    record.Dir
+	groups *cgroup.Tree
+	given  string // Config.Program
+	log    *slog.Logger
 	// copying is held while a copy of this program is made.
 	copying sync.Mutex
 }
@@ -57,7 +59,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "gvisor")), given: cfg.Program, log: cfg.Log}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "gvisor")), groups: cfg.Groups, given: cfg.Program, log: cfg.Log}
 }
 
 // Name implements sandbox.Engine.
@@ -116,7 +118,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	fail := func(err error) (sandbox.Sandbox, error) {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
 	}
-	r, err := e.dir.Create(spec)
+	r, err := e.dir.Create(spec, e.groups.Dirs(spec.ID))
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
@@ -131,9 +133,6 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	program, err := e.program()
 	if err != nil {
 		return fail(err)
-	}
-	if spec.Limits.MemoryBytes > 0 || spec.Limits.CPUs > 0 {
-		e.warn.Do(func() { e.log.Info("limits of memory and CPU are not enforced by the gvisor engine") })
 	}
 	s, err := e.start(ctx, spec, r, orders{ID: spec.ID, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits})
 	if err != nil {
@@ -152,22 +151,40 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		return nil, err
 	}
 	defer ordersR.Close()
-	go func() {
-		_, _ = ordersW.Write(raw) // a child that never reads them fails by itself
-		ordersW.Close()
-	}()
+	defer ordersW.Close()
 	cmd := &exec.Cmd{
 		Path: o.Program, Args: []string{keeper}, Env: []string{}, Dir: "/",
 		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(),
+	}
+	outside := spec.Limits
+	// The guest's own kernel counts its processes; the host's, which are more,
+	// only backs it up.
+	if outside.Processes > 0 {
+		outside.Processes = hostProcesses(outside.Processes)
+	}
+	group, err := e.groups.Make(spec.ID, outside)
+	if err != nil {
+		return nil, err
 	}
 	started := func(pid int) (err error) {
 		if r.Process, err = record.Find(pid); err != nil {
 			return err
 		}
-		return e.dir.Save(r)
+		if err := e.dir.Save(r); err != nil {
+			return err
+		}
+		_, err = ordersW.Write(raw) // it waits for them before it does anything
+		return errors.Join(err, ordersW.Close())
 	}
-	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, cmd.Start, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+	return sandbox.Launch{
+		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Started: started, Bounds: group, Scratch: o.Dir,
+		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
+	}.Run(ctx)
 }
+
+// hostProcesses is how many processes and threads of the host gVisor may need
+// for so many of a guest.
+func hostProcesses(guest int) int { return 4*guest + 1000 }
 
 // program is the file of this program, to be seen in the guest as its first.
 // When it has been replaced or removed, as an upgrade does under a running
@@ -222,26 +239,5 @@ func (e *Engine) Label(_ context.Context, id string, labels map[string]string) e
 	return e.dir.Label(id, labels)
 }
 
-// Destroy implements sandbox.Engine. Mounts and processes of a sandbox go with
-// its keeper; what is left to remove are its scratch files.
-func (e *Engine) Destroy(ctx context.Context, id string) error {
-	r, err := e.dir.Load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for r.Process.Alive() {
-		_ = unix.Kill(r.Process.PID, unix.SIGKILL) // it may have just ended
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-	}
-	if err := e.dir.Remove(id); err != nil {
-		return fmt.Errorf("destroy sandbox %s: %w", id, err)
-	}
-	return nil
-}
+// Destroy implements sandbox.Engine.
+func (e *Engine) Destroy(ctx context.Context, id string) error { return e.dir.Destroy(ctx, id) }

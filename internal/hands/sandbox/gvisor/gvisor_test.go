@@ -52,9 +52,13 @@ func build(dir string) error {
 	return os.Setenv(programName, program)
 }
 
+var groups = sandboxtest.Groups()
+
 func newEngine(stateDir string) sandbox.Engine {
-	return gvisor.New(gvisor.Config{StateDir: stateDir, Program: os.Getenv(programName), Log: slog.New(slog.DiscardHandler)})
+	return gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Program: os.Getenv(programName), Log: slog.New(slog.DiscardHandler)})
 }
+
+func TestLimits(t *testing.T) { sandboxtest.ExerciseLimits(t, newEngine, groups) }
 
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 

@@ -137,6 +137,9 @@ func (o orders) mountRoot() error {
 	return hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
+// placeholder is a file that is gone before anybody sees it.
+const placeholder = "/tmp/.hearth"
+
 // makeOwn makes the directories the guest has of its own.
 func (o orders) makeOwn(root string) error {
 	for _, name := range []string{"tmp", "var", "var/tmp", "run", "home", "root", "mnt", "srv"} {
@@ -144,6 +147,11 @@ func (o orders) makeOwn(root string) error {
 		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, hostroot.Own[name]), o.Users.Chown(path)); err != nil {
 			return err
 		}
+	}
+	// gVisor covers an empty /tmp with memory; this one belongs on the disk.
+	held := filepath.Join(root, placeholder)
+	if err := errors.Join(os.WriteFile(held, nil, 0o600), o.Users.Chown(held)); err != nil {
+		return err
 	}
 	for _, name := range []string{"proc", "sys", "dev", sandbox.GuestWorkdir} {
 		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
@@ -160,7 +168,7 @@ func serve() {
 	_, _ = fmt.Sscan(os.Getenv(processesName), &processes) // always set
 	os.Unsetenv(processesName)
 	// The guest's own, which nobody in it needs.
-	err := errors.Join(os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), filter.Load())
+	err := errors.Join(os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(placeholder), filter.Load())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

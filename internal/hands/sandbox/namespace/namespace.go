@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -19,11 +18,11 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/record"
 	"hearth/internal/hands/sandbox/reexec"
@@ -33,17 +32,20 @@ import (
 type Config struct {
 	// StateDir holds the engine's scratch files.
 	StateDir string
+	// Groups is where control groups are made. Default nowhere: memory, CPU and
+	// the number of processes are then not limited from outside.
+	Groups *cgroup.Tree
 	// Log. Default slog.Default().
 	Log *slog.Logger
 }
 
 // Engine implements sandbox.Engine.
 type Engine struct {
-	dir record.Dir
-	log *slog.Logger
+	dir    record.Dir
+	groups *cgroup.Tree
+	log    *slog.Logger
 	// binary is this program, opened once.
 	binary func() (*os.File, error)
-	warn   sync.Once
 }
 
 // entry is what the engine's sandboxes are started as.
@@ -56,7 +58,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), log: cfg.Log, binary: sync.OnceValues(program)}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), groups: cfg.Groups, log: cfg.Log, binary: sync.OnceValues(program)}
 }
 
 // Name implements sandbox.Engine.
@@ -104,7 +106,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	fail := func(err error) (sandbox.Sandbox, error) {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
 	}
-	r, err := e.dir.Create(spec)
+	r, err := e.dir.Create(spec, e.groups.Dirs(spec.ID))
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
@@ -115,9 +117,6 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	root, err := newRoot(e.dir.Path(spec.ID), spec.Workdir, users)
 	if err != nil {
 		return fail(err)
-	}
-	if spec.Limits.MemoryBytes > 0 || spec.Limits.CPUs > 0 || spec.Limits.DiskBytes > 0 {
-		e.warn.Do(func() { e.log.Info("limits of memory, CPU and disk are not enforced by the namespace engine") })
 	}
 	s, err := e.start(ctx, spec, r, root, users)
 	if err != nil {
@@ -140,19 +139,30 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		return nil, err
 	}
 	defer ordersR.Close()
-	go func() {
-		_, _ = ordersW.Write(orders) // a child that never reads them fails by itself
-		ordersW.Close()
-	}()
+	defer ordersW.Close()
 	cmd := &exec.Cmd{
 		Path: fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), Args: []string{entry}, Env: []string{}, Dir: "/",
 		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(users),
+	}
+	outside := spec.Limits
+	if outside.Processes > 0 {
+		// The hand counts the processes below it; this only backs it up, and must
+		// not keep the hand from making the threads it needs.
+		outside.Processes += handThreads
+	}
+	group, err := e.groups.Make(spec.ID, outside)
+	if err != nil {
+		return nil, err
 	}
 	started := func(pid int) (err error) {
 		if r.Process, err = record.Find(pid); err != nil {
 			return err
 		}
-		return e.dir.Save(r)
+		if err := e.dir.Save(r); err != nil {
+			return err
+		}
+		_, err = ordersW.Write(orders) // it waits for them before it does anything
+		return errors.Join(err, ordersW.Close())
 	}
 	launch := cmd.Start // the child makes its root itself
 	if users.Many() {
@@ -168,8 +178,14 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 			})
 		}
 	}
-	return sandbox.Start(ctx, spec, sandbox.GuestWorkdir, cmd, launch, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
+	return sandbox.Launch{
+		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: launch, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
+		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
+	}.Run(ctx)
 }
+
+// handThreads is more than a hand ever has.
+const handThreads = 100
 
 // program opens this program's file, or a copy if the sandbox's user owns it:
 // should what runs in a sandbox ever reach the file of its first process, it
@@ -216,26 +232,5 @@ func (e *Engine) Label(_ context.Context, id string, labels map[string]string) e
 	return e.dir.Label(id, labels)
 }
 
-// Destroy implements sandbox.Engine. Mounts and processes of a sandbox go with
-// its first process; what is left to remove are its scratch files.
-func (e *Engine) Destroy(ctx context.Context, id string) error {
-	r, err := e.dir.Load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for r.Process.Alive() {
-		_ = unix.Kill(r.Process.PID, unix.SIGKILL) // it may have just ended
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-	}
-	if err := e.dir.Remove(id); err != nil {
-		return fmt.Errorf("destroy sandbox %s: %w", id, err)
-	}
-	return nil
-}
+// Destroy implements sandbox.Engine.
+func (e *Engine) Destroy(ctx context.Context, id string) error { return e.dir.Destroy(ctx, id) }

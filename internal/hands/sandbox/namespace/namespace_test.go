@@ -15,9 +15,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+var groups = sandboxtest.Groups()
+
 func newEngine(stateDir string) sandbox.Engine {
-	return namespace.New(namespace.Config{StateDir: stateDir, Log: slog.New(slog.DiscardHandler)})
+	return namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Log: slog.New(slog.DiscardHandler)})
 }
+
+func TestLimits(t *testing.T) { sandboxtest.ExerciseLimits(t, newEngine, groups) }
 
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 

@@ -24,7 +24,7 @@ func engine(t *testing.T, state string) sandbox.Engine {
 	var e sandbox.Engine = namespace.New(namespace.Config{StateDir: state, Log: quiet})
 	if err := e.Check(t.Context()); err != nil {
 		t.Logf("with the process engine: %v", err)
-		e = process.New(state, quiet)
+		e = process.New(state, nil, quiet)
 	}
 	return e
 }

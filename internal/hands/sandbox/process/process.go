@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/record"
 	"hearth/internal/hands/sandbox/reexec"
 )
@@ -28,16 +30,18 @@ func init() { reexec.Register(entry, run) }
 
 // Engine implements sandbox.Engine.
 type Engine struct {
-	dir record.Dir
-	log *slog.Logger
+	dir    record.Dir
+	groups *cgroup.Tree
+	log    *slog.Logger
 }
 
-// New makes the engine, keeping its state below stateDir. A nil log is the default one.
-func New(stateDir string, log *slog.Logger) *Engine {
+// New makes the engine, keeping its state below stateDir. Groups may be nil: then
+// there are no limits. A nil log is the default one.
+func New(stateDir string, groups *cgroup.Tree, log *slog.Logger) *Engine {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Engine{dir: record.Dir(filepath.Join(stateDir, "process")), log: log}
+	return &Engine{dir: record.Dir(filepath.Join(stateDir, "process")), groups: groups, log: log}
 }
 
 // Name implements sandbox.Engine.
@@ -51,7 +55,7 @@ func (e *Engine) Check(context.Context) error {
 	return nil
 }
 
-// Create implements sandbox.Engine. Limits are not enforced.
+// Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
 	workdir, err := filepath.Abs(spec.Workdir)
 	if err != nil {
@@ -60,12 +64,19 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err := os.MkdirAll(workdir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
-	r, err := e.dir.Create(spec)
+	r, err := e.dir.Create(spec, e.groups.Dirs(spec.ID))
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
+	gateR, gateW, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, e.Destroy(context.WithoutCancel(ctx), spec.ID))
+	}
+	defer gateR.Close()
+	defer gateW.Close()
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: append(environment(workdir, spec.Env), markName+"="+spec.ID),
+		ExtraFiles: []*os.File{gateR},
+		Path:       "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: append(environment(workdir, spec.Env), markName+"="+spec.ID),
 		// Its own group, so that it is not hit by what is meant for the worker.
 		// It ends when the worker does, for then its standard input ends.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
@@ -74,14 +85,27 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		if r.Process, err = record.Find(pid); err != nil {
 			return err
 		}
-		return e.dir.Save(r)
+		return errors.Join(e.dir.Save(r), gateW.Close())
 	}
-	s, err := sandbox.Start(ctx, spec, workdir, cmd, cmd.Start, started, func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) })
-	if err != nil {
-		return nil, errors.Join(err, e.Destroy(context.WithoutCancel(ctx), spec.ID))
+	outside := spec.Limits
+	if outside.Processes > 0 {
+		outside.Processes += handThreads
 	}
-	return s, nil
+	group, err := e.groups.Make(spec.ID, outside)
+	if err == nil {
+		var s *sandbox.Child
+		s, err = sandbox.Launch{
+			Spec: spec, Inside: workdir, Cmd: cmd, Started: started, Bounds: group, Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
+		}.Run(ctx)
+		if err == nil {
+			return s, nil
+		}
+	}
+	return nil, errors.Join(err, e.Destroy(context.WithoutCancel(ctx), spec.ID))
 }
+
+// handThreads are counted with the processes, and must not be lacking.
+const handThreads = 32
 
 // environment is what tools see: nothing of the worker's own.
 func environment(workdir string, extra map[string]string) []string {
@@ -95,6 +119,10 @@ func environment(workdir string, extra map[string]string) []string {
 // run is the hand: it serves tools until the worker closes the stream.
 func run() {
 	hand.Shrug()
+	// Nothing is begun before the worker knows of this process and has bounded it.
+	gate := os.NewFile(3, "gate")
+	_, _ = io.Copy(io.Discard, gate)
+	gate.Close()
 	workdir, err := os.Getwd()
 	if err == nil {
 		err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{Workdir: workdir, Env: os.Environ()})
@@ -122,10 +150,11 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	cgroup.Thaw(r.Cgroups)
 	if err := killAll(ctx, r); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
-	if err := os.RemoveAll(e.dir.Path(id)); err != nil {
+	if err := errors.Join(cgroup.Remove(r.Cgroups), os.RemoveAll(e.dir.Path(id))); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
 	return nil

@@ -15,9 +15,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+var groups = sandboxtest.Groups()
+
 func newEngine(stateDir string) sandbox.Engine {
-	return process.New(stateDir, slog.New(slog.DiscardHandler))
+	return process.New(stateDir, groups, slog.New(slog.DiscardHandler))
 }
+
+func TestLimits(t *testing.T) { sandboxtest.ExerciseLimits(t, newEngine, groups) }
 
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 

@@ -1,9 +1,10 @@
 // Package record keeps on disk which sandboxes an engine has made, so that a
 // worker can find and destroy those that an earlier one, killed, left behind.
-// It owns the directory it is given and may call sandbox.
+// It owns the directory it is given and may call sandbox and cgroup.
 package record
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +14,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 )
 
 // Record describes one sandbox.
@@ -79,8 +82,9 @@ func (d Dir) Path(id string) string { return filepath.Join(string(d), id) }
 
 var idForm = regexp.MustCompile(`^[a-z0-9]{26}$`)
 
-// Create makes a sandbox's directory and record, owned by this process.
-func (d Dir) Create(spec sandbox.Spec) (*Record, error) {
+// Create makes a sandbox's directory and record, owned by this process. The
+// control groups are those that are about to be made.
+func (d Dir) Create(spec sandbox.Spec, cgroups []string) (*Record, error) {
 	if !idForm.MatchString(spec.ID) {
 		return nil, fmt.Errorf("a sandbox's id must be 26 characters of a-z and 0-9, not %q", spec.ID)
 	}
@@ -94,7 +98,7 @@ func (d Dir) Create(spec sandbox.Spec) (*Record, error) {
 	if err := os.Mkdir(d.Path(spec.ID), 0o711); err != nil {
 		return nil, err
 	}
-	r := &Record{ID: spec.ID, Labels: spec.Labels, Created: time.Now().UTC(), Owner: owner}
+	r := &Record{ID: spec.ID, Labels: spec.Labels, Created: time.Now().UTC(), Owner: owner, Cgroups: cgroups}
 	return r, d.Save(r)
 }
 
@@ -179,6 +183,32 @@ func (d Dir) Label(id string, labels map[string]string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("label sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// Destroy ends a sandbox by its first process, with which all others, and the
+// mounts, end; and removes its control groups and its directory. An unknown id is
+// no error.
+func (d Dir) Destroy(ctx context.Context, id string) error {
+	r, err := d.Load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	cgroup.Thaw(r.Cgroups)
+	for r.Process.Alive() {
+		_ = syscall.Kill(r.Process.PID, syscall.SIGKILL) // it may have just ended
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := errors.Join(cgroup.Remove(r.Cgroups), d.Remove(id)); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
 	return nil
 }

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
+)
+
+// defaultLimits bound a sandbox that is given no limits.
+var defaultLimits = sandbox.Limits{MemoryBytes: 2 << 30, Processes: 4096, OpenFiles: 65536, DiskBytes: 10 << 30}
+
+// limitFlags bound what sandboxes use.
+type limitFlags struct {
+	limits sandbox.Limits
+	agents map[string]sandbox.Limits // by agent id
+	given  []string                  // what agents was made from
+}
+
+func (l *limitFlags) register(flags *pflag.FlagSet) {
+	l.limits = defaultLimits
+	flags.Var((*byteSize)(&l.limits.MemoryBytes), "memory", "how much memory a sandbox may use; 0 for no limit")
+	flags.Float64Var(&l.limits.CPUs, "cpus", 0, "how many processors' time a sandbox may use, for example 0.5; 0 for no limit")
+	flags.IntVar(&l.limits.Processes, "processes", l.limits.Processes, "how many processes a sandbox may have")
+	flags.IntVar(&l.limits.OpenFiles, "open-files", l.limits.OpenFiles, "how many files each process in a sandbox may have open")
+	flags.Var((*byteSize)(&l.limits.DiskBytes), "disk", "how much a session's files may take, scratch files included; 0 for no limit")
+	flags.Var((*agentLimits)(l), "agent-limits", "other limits for one agent's sessions, as AGENT=memory:4GiB,cpus:2,processes:100,open-files:1000,disk:50GiB; may be repeated")
+}
+
+// byteSize is a flag like 512MiB.
+type byteSize int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
+func (b *byteSize) String() string {
+	for _, unit := range sizeUnits {
+		if n := int64(*b); n >= unit.bytes && n%unit.bytes == 0 {
+			return strconv.FormatInt(n/unit.bytes, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+func (b *byteSize) Type() string { return "size" }
+
+func (b *byteSize) Set(text string) error {
+	number, factor := text, int64(1)
+	for _, unit := range sizeUnits {
+		if rest, ok := strings.CutSuffix(text, unit.name); ok {
+			number, factor = rest, unit.bytes
+		}
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || n < 0 || n*float64(factor) > 1<<60 {
+		return fmt.Errorf("not a size such as 512MiB or 2GiB")
+	}
+	*b = byteSize(n * float64(factor))
+	return nil
+}
+
+// agentLimits is the flag of the limits of single agents.
+type agentLimits limitFlags
+
+func (a *agentLimits) String() string { return strings.Join(a.given, " ") }
+
+func (a *agentLimits) Type() string { return "limits" }
+
+func (a *agentLimits) Set(text string) error {
+	agent, list, ok := strings.Cut(text, "=")
+	if !ok || !strings.HasPrefix(agent, "agent_") {
+		return fmt.Errorf("want AGENT=NAME:VALUE,…, with an agent's id")
+	}
+	limits := a.limits
+	fields := pflag.NewFlagSet("", pflag.ContinueOnError)
+	own := limitFlags{}
+	own.register(fields)
+	own.limits = limits
+	for item := range strings.SplitSeq(list, ",") {
+		name, value, ok := strings.Cut(item, ":")
+		if !ok || name == "agent-limits" || fields.Lookup(name) == nil {
+			return fmt.Errorf("%q is not one of memory, cpus, processes, open-files, disk with a value", item)
+		}
+		if err := fields.Set(name, value); err != nil {
+			return err
+		}
+	}
+	if a.agents == nil {
+		a.agents = map[string]sandbox.Limits{}
+	}
+	a.agents[agent] = own.limits
+	a.given = append(a.given, text)
+	return nil
+}
+
+func (l *limitFlags) check() error {
+	for _, limits := range append([]sandbox.Limits{l.limits}, valuesOf(l.agents)...) {
+		for _, c := range []struct {
+			flag string
+			bad  bool
+			want string
+		}{
+			{"memory", limits.MemoryBytes > 0 && limits.MemoryBytes < 64<<20, "at least 64MiB"},
+			{"cpus", limits.CPUs < 0 || limits.CPUs > 0 && limits.CPUs < 0.01, "at least 0.01"},
+			{"processes", limits.Processes < 16, "at least 16"},
+			{"open-files", limits.OpenFiles < 64, "at least 64"},
+			{"disk", limits.DiskBytes > 0 && limits.DiskBytes < 1<<20, "at least 1MiB"},
+		} {
+			if c.bad {
+				return usageError("--%s: want %s", c.flag, c.want)
+			}
+		}
+	}
+	return nil
+}
+
+func valuesOf(m map[string]sandbox.Limits) (all []sandbox.Limits) {
+	for _, l := range m {
+		all = append(all, l)
+	}
+	return all
+}
+
+// findGroups looks where control groups can be made, and says what limits
+// cannot be enforced without them.
+func findGroups(log *slog.Logger) *cgroup.Tree {
+	groups, err := cgroup.Find()
+	if lacks := groups.Lacks(); len(lacks) > 0 {
+		log.Warn("some limits of sandboxes are off", "limits", strings.Join(lacks, ", "), "reason", err)
+	}
+	return groups
+}
