@@ -34,6 +34,16 @@ func Connect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
 	}
 }
 
+// Reconnect is Connect for a hand that has been ready before, at the other end of
+// streams that are gone.
+func Reconnect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
+	hello := frameWriter{w: w}
+	if err := hello.write(frame{Kind: frameHello}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return Connect(ctx, r, w)
+}
+
 func (c *Client) read(r io.Reader, ready chan<- error) {
 	defer c.gone()
 	f, err := readFrame(r)

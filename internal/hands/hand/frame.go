@@ -15,6 +15,7 @@ const maxFrame = 48 << 20
 // The kinds of frame.
 const (
 	frameReady  = "ready"  // hand: calls may begin
+	frameHello  = "hello"  // worker: are you ready?
 	frameCall   = "call"   // worker: run this
 	frameCancel = "cancel" // worker: stop the call with this id
 	frameResult = "result" // hand: what a call answered

@@ -85,6 +85,10 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 			return err
 		}
 		switch {
+		case f.Kind == frameHello:
+			if err := s.out.write(frame{Kind: frameReady}); err != nil {
+				return err
+			}
 		case f.Kind == frameCall && f.Call != nil:
 			s.start(ctx, *f.Call)
 		case f.Kind == frameCancel:

@@ -39,6 +39,8 @@ type Launch struct {
 	// Scratch is a host directory with files of the sandbox beside the working
 	// directory; "" for none.
 	Scratch string
+	// Resumed tells that the hand goes on from a checkpoint.
+	Resumed bool
 	// Free frees what the engine holds; it is called once the child has ended.
 	Free func(context.Context) error
 }
@@ -67,7 +69,11 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		err = l.Started(l.Cmd.Process.Pid)
 	}
 	if err == nil {
-		p.hand, err = hand.Connect(ctx, stdout, stdin)
+		connect := hand.Connect
+		if l.Resumed {
+			connect = hand.Reconnect
+		}
+		p.hand, err = connect(ctx, stdout, stdin)
 	}
 	if err != nil {
 		_ = l.Cmd.Process.Kill() // it may have ended by itself

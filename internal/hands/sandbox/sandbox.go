@@ -84,3 +84,21 @@ type Sandbox interface {
 	// its workdir. It may be called more than once.
 	Destroy(ctx context.Context) error
 }
+
+// Checkpointer is a Sandbox that can be put on disk.
+type Checkpointer interface {
+	Sandbox
+	// Checkpoint writes all there is in the sandbox's memory and scratch files to
+	// dir, which must not exist and be on the file system of the engine's state,
+	// and destroys the sandbox, even if it fails. No call may be in flight.
+	Checkpoint(ctx context.Context, dir string) error
+}
+
+// Parker is an Engine that can bring sandboxes back.
+type Parker interface {
+	Engine
+	// Restore makes the sandbox that a Checkpoint has left in dir, of the same id
+	// and specification, over the same working directory. Everything goes on where
+	// it was. Dir is not changed; a sandbox must not be restored twice.
+	Restore(ctx context.Context, spec Spec, dir string) (Sandbox, error)
+}

@@ -115,6 +115,11 @@ func attributes() *syscall.SysProcAttr {
 
 // Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	return e.create(ctx, spec, "")
+}
+
+// create makes a sandbox, from an image where there is one.
+func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (sandbox.Sandbox, error) {
 	fail := func(err error) (sandbox.Sandbox, error) {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
 	}
@@ -134,14 +139,18 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return fail(err)
 	}
-	s, err := e.start(ctx, spec, r, orders{ID: spec.ID, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits})
+	o := orders{ID: spec.ID, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	if err := os.Mkdir(o.Image, 0o700); err != nil {
+		return fail(err)
+	}
+	s, err := e.start(ctx, spec, r, o)
 	if err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders) (*sandbox.Child, error) {
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders) (*guestSandbox, error) {
 	raw, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
@@ -152,9 +161,14 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	defer ordersR.Close()
 	defer ordersW.Close()
+	line, theirs, err := newControl()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
 	cmd := &exec.Cmd{
 		Path: o.Program, Args: []string{keeper}, Env: []string{}, Dir: "/",
-		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(),
+		ExtraFiles: []*os.File{ordersR, theirs}, SysProcAttr: attributes(),
 	}
 	outside := spec.Limits
 	// The guest's own kernel counts its processes; the host's, which are more,
@@ -176,10 +190,14 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		_, err = ordersW.Write(raw) // it waits for them before it does anything
 		return errors.Join(err, ordersW.Close())
 	}
-	return sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Started: started, Bounds: group, Scratch: o.Dir,
+	child, err := sandbox.Launch{
+		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Started: started, Bounds: group, Scratch: o.Dir, Resumed: o.From != "",
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)
+	if err != nil {
+		return nil, errors.Join(err, line.conn.Close())
+	}
+	return &guestSandbox{Child: child, control: line, image: o.Image}, nil
 }
 
 // hostProcesses is how many processes and threads of the host gVisor may need

@@ -62,12 +62,14 @@ func TestLimits(t *testing.T) { sandboxtest.ExerciseLimits(t, newEngine, groups)
 
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 
+func TestParking(t *testing.T) { sandboxtest.ExerciseParking(t, newEngine) }
+
 func TestIsolation(t *testing.T) { sandboxtest.ExerciseIsolation(t, newEngine) }
 
 // ordinary is what an ordinary user's tests are: the walls, and what of the
 // rest depends on whose they are. A sandbox's own kernel makes a full second
 // round cost half a minute.
-const ordinary = "^TestIsolation$|^TestEngine$/^(bash|destroy|hand_dies|identity|limits|many_sandboxes_at_once|owner_killed|workdir|write)$"
+const ordinary = "^TestIsolation$|^TestEngine$/^(bash|destroy|hand_dies|identity|limits|many_sandboxes_at_once|owner_killed|workdir|write)$|^TestParking$"
 
 func TestAsOrdinaryUser(t *testing.T) {
 	sandboxtest.AsOrdinaryUser(t, ordinary, programName+"="+os.Getenv(programName))

@@ -42,44 +42,55 @@ type orders struct {
 	Users   hostroot.Users
 	Env     map[string]string
 	Limits  sandbox.Limits
+	Image   string // the directory for a checkpoint of the guest
+	From    string // that of the checkpoint it begins with; "" for none
 }
 
 // keep makes the guest's root, in a mount namespace of this process, and
 // becomes the part of gVisor that runs it.
 func keep() {
-	args, err := prepare()
+	o, err := prepare()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Args = args
+	unix.CloseOnExec(4)
+	go obey(os.NewFile(4, "control"), o.ID, o.flags())
+	os.Args = o.command()
 	maincli.Main()
 }
 
-func prepare() (args []string, err error) {
+func prepare() (o orders, err error) {
 	hand.Shrug()
-	var o orders
 	from := os.NewFile(3, "orders")
 	if err := json.NewDecoder(from).Decode(&o); err != nil {
-		return nil, fmt.Errorf("read the orders: %w", err)
+		return o, fmt.Errorf("read the orders: %w", err)
 	}
 	from.Close()
 	if err := o.mountRoot(); err != nil {
-		return nil, err
+		return o, err
 	}
 	bundle, err := json.Marshal(o.bundle())
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	if err := os.WriteFile(filepath.Join(stage, "config.json"), bundle, 0o644); err != nil {
-		return nil, err
+		return o, err
 	}
-	return o.command(), os.Chdir(stage)
+	return o, os.Chdir(stage)
 }
 
-// command starts the guest. The platform is named, for probing another may
-// hang; so is the policy about parts on disk, of which there are none.
+// command starts the guest, or restores it.
 func (o orders) command() []string {
+	if o.From != "" {
+		return append(o.flags(), "restore", "--bundle="+stage, "--image-path="+filepath.Join(stage, "from"), o.ID)
+	}
+	return append(o.flags(), "run", "--bundle="+stage, o.ID)
+}
+
+// flags are gVisor's. The platform is named, for probing another may hang; so is
+// the policy about parts on disk, of which there are none.
+func (o orders) flags() []string {
 	overlay := "--overlay2=root:dir=" + filepath.Join(stage, "scratch")
 	if o.Limits.DiskBytes > 0 {
 		overlay += fmt.Sprintf(",size=%d", o.Limits.DiskBytes)
@@ -87,7 +98,6 @@ func (o orders) command() []string {
 	return []string{
 		"runsc", "--root=" + filepath.Join(stage, "state"), "--platform=systrap", "--network=none", "--ignore-cgroups", overlay,
 		"--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--sidecar-usage-policy=LEGACY_DEPRECATED_SLOW_EMBEDDED_FALLBACK",
-		"run", "--bundle=" + stage, o.ID,
 	}
 }
 
@@ -105,8 +115,12 @@ func (o orders) mountRoot() error {
 	if err := errors.Join(os.MkdirAll(scratch, 0o700), o.Users.Chown(scratch)); err != nil {
 		return err
 	}
+	held := map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Image: filepath.Join(stage, "image"), o.Program: filepath.Join(root, guest)}
+	if o.From != "" {
+		held[o.From] = filepath.Join(stage, "from")
+	}
 	open := map[string]int{}
-	for path, target := range map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Program: filepath.Join(root, guest)} {
+	for path, target := range held {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", path, err)
@@ -117,7 +131,7 @@ func (o orders) mountRoot() error {
 	if err := hostroot.Mount("tmpfs", stage, "tmpfs", unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
 		return err
 	}
-	for _, dir := range []string{"root", "state", "etc", "workdir", "scratch"} {
+	for _, dir := range []string{"root", "state", "etc", "workdir", "scratch", "image", "from"} {
 		if err := os.Mkdir(filepath.Join(stage, dir), 0o755); err != nil {
 			return err
 		}

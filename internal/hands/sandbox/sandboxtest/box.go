@@ -28,6 +28,7 @@ type box struct {
 	sandbox.Sandbox
 	t      testing.TB
 	engine sandbox.Engine
+	spec   sandbox.Spec
 	state  string // the engine's state directory, on the host
 	host   string // the workdir, on the host
 	calls  atomic.Int64
@@ -63,13 +64,18 @@ func createBox(t testing.TB, engine sandbox.Engine, state string, spec sandbox.S
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
-	b := &box{Sandbox: s, t: t, engine: engine, state: state, host: spec.Workdir}
-	t.Cleanup(func() {
+	b := &box{t: t, engine: engine, spec: spec, state: state, host: spec.Workdir}
+	return b.with(s)
+}
+
+// with is the box with another sandbox in it, which goes with the test.
+func (b *box) with(s sandbox.Sandbox) *box {
+	b.t.Cleanup(func() {
 		if err := s.Destroy(context.Background()); err != nil {
-			t.Errorf("destroy: %v", err)
+			b.t.Errorf("destroy: %v", err)
 		}
 	})
-	return b
+	return &box{Sandbox: s, t: b.t, engine: b.engine, spec: b.spec, state: b.state, host: b.host}
 }
 
 func newID() string { return strings.ToLower(rand.Text()) }

@@ -108,7 +108,7 @@ func testIdentity(t *testing.T, newEngine Maker) {
 	equal(t, "still", b.bash("echo fine"), "fine")
 }
 
-func find(t *testing.T, engine sandbox.Engine, id string) *sandbox.Info {
+func find(t testing.TB, engine sandbox.Engine, id string) *sandbox.Info {
 	t.Helper()
 	infos, err := engine.List(t.Context())
 	if err != nil {

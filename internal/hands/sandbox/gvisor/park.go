@@ -1,0 +1,58 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"hearth/internal/hands/sandbox"
+)
+
+// guestSandbox is a running guest.
+type guestSandbox struct {
+	*sandbox.Child
+	control *control
+	image   string // the directory its checkpoint is written to
+}
+
+// Pause implements sandbox.Sandbox. The guest's own kernel stops: to freeze it
+// from outside would surprise it in the middle of what it does for its processes.
+func (s *guestSandbox) Pause(context.Context) error { return s.control.ask(doPause) }
+
+// Resume implements sandbox.Sandbox.
+func (s *guestSandbox) Resume(context.Context) error { return s.control.ask(doResume) }
+
+// Destroy implements sandbox.Sandbox.
+func (s *guestSandbox) Destroy(ctx context.Context) error {
+	s.control.conn.Close()
+	return s.Child.Destroy(ctx)
+}
+
+// Checkpoint implements sandbox.Checkpointer.
+func (s *guestSandbox) Checkpoint(ctx context.Context, dir string) error {
+	err := s.Pause(ctx)
+	if err == nil {
+		err = s.control.ask(doCheckpoint)
+	}
+	if err == nil {
+		err = os.Rename(s.image, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint sandbox %s: %w", s.ID(), errors.Join(err, s.Destroy(ctx)))
+	}
+	return s.Destroy(ctx)
+}
+
+// Restore implements sandbox.Parker.
+func (e *Engine) Restore(ctx context.Context, spec sandbox.Spec, dir string) (sandbox.Sandbox, error) {
+	image, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(image, "checkpoint.img")); err != nil {
+		return nil, fmt.Errorf("restore sandbox %s: %w", spec.ID, err)
+	}
+	return e.create(ctx, spec, image)
+}
