@@ -96,7 +96,8 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 	}
 	return worker.New(worker.Config{
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
-		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout, MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
+		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,
+		ParkAfter: h.parkAfter, ParkTTL: h.parkTTL, ParkQuota: int64(h.parkQuota), MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
 	})
 }
 

@@ -105,6 +105,9 @@ type handsConfig struct {
 	drain       time.Duration
 	pool        int
 	callTimeout time.Duration
+	parkAfter   time.Duration
+	parkTTL     time.Duration
+	parkQuota   byteSize
 	limitFlags
 	log *slog.Logger
 }
@@ -116,6 +119,10 @@ func (h *handsConfig) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")
 	flags.DurationVar(&h.callTimeout, "call-timeout", 2*time.Minute, "how long one tool call may take")
 	h.limitFlags.register(flags)
+	h.parkQuota = 10 << 30
+	flags.DurationVar(&h.parkAfter, "park-after", time.Minute, "how long a session must have been idle for its sandbox to be put on disk, shell and background jobs included, until the next message (gvisor only, and at --max-idle at the latest); 0 to destroy it then instead")
+	flags.DurationVar(&h.parkTTL, "park-ttl", 24*time.Hour, "how long a sandbox is kept on disk")
+	flags.Var(&h.parkQuota, "park-quota", "how much all sandboxes on disk may take before the oldest go")
 	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
 }
 

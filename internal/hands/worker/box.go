@@ -12,13 +12,14 @@ import (
 // box is the sandbox of an activation, which may still be starting, and which
 // is replaced when it dies.
 type box struct {
-	engine sandbox.Engine
-	spec   sandbox.Spec
-	ctx    context.Context // of the activation: a sandbox outlives the call that had it made
+	*activation
+	ctx context.Context // of the activation: a sandbox outlives the call that had it made
 
 	mu      sync.Mutex
-	current *starting // guarded by mu
-	closed  bool      // guarded by mu
+	spec    sandbox.Spec // of the current one; guarded by mu
+	current *starting    // guarded by mu
+	closed  bool         // guarded by mu
+	used    bool         // there is something in it that is worth keeping; guarded by mu
 }
 
 // starting is a sandbox on its way.
@@ -28,20 +29,27 @@ type starting struct {
 	err   error
 }
 
-func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec) *box {
-	b := &box{engine: engine, spec: spec, ctx: ctx}
-	b.current = b.start()
+func newBox(ctx context.Context, a *activation, spec sandbox.Spec) *box {
+	b := &box{activation: a, spec: spec, ctx: ctx, current: &starting{ready: make(chan struct{})}}
+	go b.open(b.current, spec)
 	return b
 }
 
-func (b *box) start() *starting {
-	s := &starting{ready: make(chan struct{})}
-	spec := b.spec
-	go func() {
-		defer close(s.ready)
-		s.made, s.err = b.engine.Create(b.ctx, spec)
-	}()
-	return s
+// open restores the session's sandbox or starts one.
+func (b *box) open(s *starting, spec sandbox.Spec) {
+	defer close(s.ready)
+	restored, kept, err := b.unpark(b.ctx)
+	if err != nil && b.ctx.Err() == nil {
+		b.log.Warn("could not restore a session's sandbox; it gets a new one", "error", err)
+	}
+	if restored != nil {
+		s.made = restored
+		b.mu.Lock()
+		b.spec, b.used = kept, true
+		b.mu.Unlock()
+		return
+	}
+	s.made, s.err = b.Engine.Create(b.ctx, spec)
 }
 
 // get waits for the sandbox.
@@ -68,8 +76,12 @@ func (b *box) replace(dead sandbox.Sandbox) error {
 	if err := dead.Destroy(context.WithoutCancel(b.ctx)); err != nil {
 		return err
 	}
-	b.spec.ID = newID()
-	b.current = b.start()
+	spec := b.activation.spec(b.spec.Limits)
+	b.spec, b.current = spec, &starting{ready: make(chan struct{})}
+	go func(s *starting) {
+		defer close(s.ready)
+		s.made, s.err = b.Engine.Create(b.ctx, spec)
+	}(b.current)
 	return nil
 }
 
@@ -79,11 +91,32 @@ func (b *box) call(ctx context.Context, call hand.Call) (result hand.Result, los
 	if err != nil {
 		return hand.Result{}, false, err
 	}
+	b.mu.Lock()
+	b.used = true
+	b.mu.Unlock()
 	result, err = s.Call(ctx, call)
 	if err == nil || ctx.Err() != nil {
 		return result, false, err
 	}
 	return result, true, errors.Join(err, b.replace(s))
+}
+
+// park puts the sandbox on disk, unless there is nothing in it, or it cannot be.
+func (b *box) park(ctx context.Context) error {
+	b.mu.Lock()
+	s, spec, worthIt := b.current, b.spec, b.used && !b.closed
+	b.mu.Unlock()
+	<-s.ready
+	made, ok := s.made.(sandbox.Checkpointer)
+	if !worthIt || !ok {
+		return nil
+	}
+	select {
+	case <-made.Done():
+		return nil // it has died
+	default:
+	}
+	return b.activation.park(ctx, made, spec)
 }
 
 // close destroys the sandbox.

@@ -137,14 +137,21 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		_, _ = box.get(ctx)
 		a.downloadSkills(ctx, session.Agent.Skills)
 	}
-	return newRunner(a, box).run(ctx)
+	r := newRunner(a, box)
+	if err := r.run(ctx); err != nil || r.over || a.parker == nil {
+		return err
+	}
+	if err := box.park(context.WithoutCancel(ctx)); err != nil {
+		a.log.Warn("could not park a session's sandbox", "error", err)
+	}
+	return nil
 }
 
 // prepare reads the session and has its sandbox started; at once, while the model
 // is still thinking, unless the limits depend on whose session it is.
 func (a *activation) prepare(ctx context.Context) (b *box, session api.Session, err error) {
 	if len(a.AgentLimits) == 0 {
-		b = newBox(ctx, a.Engine, a.spec(a.Limits))
+		b = newBox(ctx, a, a.spec(a.Limits))
 	}
 	if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID), nil, nil, &session); err != nil {
 		return b, session, err
@@ -154,16 +161,19 @@ func (a *activation) prepare(ctx context.Context) (b *box, session api.Session, 
 		if !ok {
 			limits = a.Limits
 		}
-		b = newBox(ctx, a.Engine, a.spec(limits))
+		b = newBox(ctx, a, a.spec(limits))
 	}
 	return b, session, nil
 }
 
 func (a *activation) spec(limits sandbox.Limits) sandbox.Spec {
 	return sandbox.Spec{
-		ID: newID(), Workdir: a.place.work, Limits: limits,
-		Labels: map[string]string{"session": a.item.SessionID, "work": a.item.WorkID},
+		ID: newID(), Workdir: a.place.work, Limits: limits, Labels: a.labels(),
 	}
+}
+
+func (a *activation) labels() map[string]string {
+	return map[string]string{"session": a.item.SessionID, "work": a.item.WorkID}
 }
 
 // checkResources refuses what this worker would have to mount and cannot.

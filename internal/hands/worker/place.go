@@ -113,6 +113,7 @@ const tidyEvery = time.Hour
 func (w *Worker) tidy(ctx context.Context) {
 	for {
 		w.tidyOnce()
+		w.evict()
 		if sleep(ctx, tidyEvery) != nil {
 			return
 		}

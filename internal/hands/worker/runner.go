@@ -27,6 +27,7 @@ type runner struct {
 	caughtUp  bool             // the history has been read at least once
 	idle      bool             // the last thing that happened was the end of a turn
 	idleSince time.Time
+	over      bool // the session needs no hands any more
 }
 
 // call is a tool call the worker is to answer.
@@ -94,6 +95,7 @@ func (r *runner) run(ctx context.Context) error {
 		case s := <-sightings:
 			if err := r.see(s); err != nil {
 				if errors.Is(err, errOver) {
+					r.over = true
 					return nil
 				}
 				return err

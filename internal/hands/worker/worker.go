@@ -51,6 +51,14 @@ type Config struct {
 	// MaxIdle is how long the worker stays with a session whose turn has
 	// ended. Default 60 s.
 	MaxIdle time.Duration
+	// ParkAfter is how long a session must have been idle for its sandbox to be
+	// put on disk, if the engine can; MaxIdle bounds it. Default never: the sandbox
+	// is destroyed after MaxIdle.
+	ParkAfter time.Duration
+	// ParkTTL is how long a parked sandbox is kept, and ParkQuota how many bytes
+	// all of them may take. Default 24 h and 10 GiB.
+	ParkTTL   time.Duration
+	ParkQuota int64
 	// Drain is how long running calls may take to finish once Run's context
 	// has ended. Default 30 s.
 	Drain time.Duration
@@ -70,8 +78,9 @@ type Config struct {
 // Worker serves one environment.
 type Worker struct {
 	Config
-	wire     *wire         // with the environment key
-	draining chan struct{} // closed when no more work is to be begun
+	wire     *wire          // with the environment key
+	parker   sandbox.Parker // nil when sandboxes are not parked
+	draining chan struct{}  // closed when no more work is to be begun
 
 	mu       sync.Mutex
 	serving  map[*activation]bool // guarded by mu
@@ -93,10 +102,13 @@ func New(cfg Config) (*Worker, error) {
 	for _, d := range []struct {
 		field    *time.Duration
 		fallback time.Duration
-	}{{&cfg.MaxIdle, time.Minute}, {&cfg.Drain, 30 * time.Second}, {&cfg.CallTimeout, 2 * time.Minute}, {&cfg.KeepWorkdir, 24 * time.Hour}} {
+	}{{&cfg.MaxIdle, time.Minute}, {&cfg.Drain, 30 * time.Second}, {&cfg.CallTimeout, 2 * time.Minute}, {&cfg.KeepWorkdir, 24 * time.Hour}, {&cfg.ParkTTL, 24 * time.Hour}} {
 		if *d.field == 0 {
 			*d.field = d.fallback
 		}
+	}
+	if cfg.ParkQuota == 0 {
+		cfg.ParkQuota = 10 << 30
 	}
 	if cfg.WorkerID == "" {
 		host, err := os.Hostname()
@@ -119,6 +131,10 @@ func New(cfg Config) (*Worker, error) {
 		}}
 	}
 	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[*activation]bool{}}
+	if parker, ok := cfg.Engine.(sandbox.Parker); ok && cfg.ParkAfter > 0 {
+		w.parker = parker
+		w.MaxIdle = min(w.MaxIdle, w.ParkAfter)
+	}
 	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
 	return w, nil
 }

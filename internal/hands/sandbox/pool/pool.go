@@ -207,7 +207,7 @@ func (p *Pool) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, 
 		}
 		err := p.give(ctx, b, spec)
 		if err == nil {
-			return b, nil
+			return b.Sandbox, nil
 		}
 		p.cfg.Log.Debug("a sandbox started ahead was of no use", "sandbox", b.ID(), "error", err)
 		p.discard(b)
