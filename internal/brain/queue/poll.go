@@ -68,8 +68,8 @@ func (q *Queue) nextOffer(ctx context.Context, p PollParams) (time.Time, error) 
 	err := q.DB.Read(ctx, func(tx db.Tx) error {
 		// A claim never precedes not_before, so a claimed item is on offer when
 		// its claim is old enough.
-		return tx.QueryRow(ctx, `SELECT MIN(CASE WHEN claimed_at IS NULL THEN not_before ELSE claimed_at + ? END)
-			FROM work WHERE environment_id = ? AND state = 'queued'`, p.ReclaimAfter.Microseconds(), p.EnvironmentID).Scan(&at)
+		return tx.QueryRow(ctx, `SELECT MIN(CASE WHEN claimed_at IS NOT NULL THEN claimed_at + ? WHEN kept_for IN ('', ?) THEN not_before ELSE kept_until END)
+			FROM work WHERE environment_id = ? AND state = 'queued'`, p.ReclaimAfter.Microseconds(), p.WorkerID, p.EnvironmentID).Scan(&at)
 	})
 	if err != nil && ctx.Err() == nil {
 		return time.Time{}, fmt.Errorf("poll %s: %w", p.EnvironmentID, err)
@@ -85,10 +85,10 @@ func (q *Queue) claim(ctx context.Context, p PollParams) (*api.Work, error) {
 	err := q.DB.Write(ctx, func(tx db.Tx) error {
 		now := q.now().UnixMicro()
 		it = item{}
-		return it.scan(tx.QueryRow(ctx, `UPDATE work SET claimed_at = ?, claim = claim + 1 WHERE id = (
+		return it.scan(tx.QueryRow(ctx, `UPDATE work SET claimed_at = ?, claim = claim + 1, worker_id = ?, kept_for = '' WHERE id = (
 				SELECT id FROM work WHERE environment_id = ? AND state = 'queued' AND not_before <= ?
-				AND (claimed_at IS NULL OR claimed_at <= ?) ORDER BY not_before, id LIMIT 1`+tx.SkipLocked()+`
-			) RETURNING `+columns, now, p.EnvironmentID, now, now-p.ReclaimAfter.Microseconds()))
+				AND (claimed_at IS NULL OR claimed_at <= ?) AND (kept_for IN ('', ?) OR kept_until <= ?) ORDER BY not_before, id LIMIT 1`+tx.SkipLocked()+`
+			) RETURNING `+columns, now, p.WorkerID, p.EnvironmentID, now, now-p.ReclaimAfter.Microseconds(), p.WorkerID, now))
 	})
 	if errors.Is(err, sql.ErrNoRows) || errors.Is(err, context.Canceled) {
 		return nil, nil
@@ -114,6 +114,10 @@ type presence struct {
 	mu      sync.Mutex
 	flushed map[[2]string]time.Time // by environment and worker; guarded by mu
 }
+
+// firstRefusal is how long an item is kept for the worker that served its session
+// last and still asks for work.
+const firstRefusal = 2 * time.Second
 
 const (
 	presenceWindow = 30 * time.Second

@@ -239,3 +239,48 @@ func TestNewRefusesAWeakSigningKey(t *testing.T) {
 		t.Error("a key of 31 bytes was accepted")
 	}
 }
+
+func TestTheLastWorkerHasFirstRefusal(t *testing.T) {
+	each(t, func(t *testing.T, b *bench) {
+		session := b.offer(t, "", false)
+		w := b.poll(t, PollParams{WorkerID: "one"})
+		b.ack(t, w)
+		if _, err := b.q.Stop(b.ctx, b.env, w.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		b.offer(t, session, true)
+		if other := b.poll(t, PollParams{WorkerID: "two"}); other != nil {
+			t.Errorf("another worker was faster: %+v", other)
+		}
+		if w := b.poll(t, PollParams{WorkerID: "one"}); w == nil || w.Data.ID != session {
+			t.Fatalf("the worker that served it last got %+v", w)
+		}
+		// Its claim lapses: then it is anybody's.
+		b.clock.advance(10 * time.Second)
+		w = b.poll(t, PollParams{WorkerID: "two"})
+		if w == nil {
+			t.Fatal("a claim nobody acknowledged is still kept")
+		}
+		b.ack(t, w)
+		if _, err := b.q.Stop(b.ctx, b.env, w.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		// A worker that does not come is waited for a moment, and one that has not
+		// been seen for long not at all.
+		b.offer(t, session, true)
+		b.clock.advance(firstRefusal)
+		w = b.poll(t, PollParams{WorkerID: "three"})
+		if w == nil {
+			t.Fatal("it is kept for a worker that does not come")
+		}
+		b.ack(t, w)
+		if _, err := b.q.Stop(b.ctx, b.env, w.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		b.clock.advance(time.Hour)
+		b.offer(t, session, true)
+		if w := b.poll(t, PollParams{WorkerID: "four"}); w == nil {
+			t.Error("it is kept for a worker that has gone")
+		}
+	})
+}

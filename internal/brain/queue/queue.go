@@ -112,7 +112,11 @@ func (q *Queue) Offer(ctx context.Context, tx db.Tx, environmentID, sessionID st
 	err := tx.QueryRow(ctx, "SELECT id, state, not_before FROM work WHERE session_id = ? AND state <> 'stopped'"+tx.ForUpdate(), sessionID).Scan(&id, &state, &notBefore)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return q.insert(ctx, tx, environmentID, sessionID, now)
+		keptFor, err := q.lastWorker(ctx, tx, environmentID, sessionID)
+		if err != nil {
+			return err
+		}
+		return q.insert(ctx, tx, environmentID, sessionID, now, keptFor)
 	case err != nil:
 		return fmt.Errorf("offer session %s: %w", sessionID, err)
 	case progress && api.WorkState(state) == api.WorkQueued && notBefore > now:
@@ -126,11 +130,25 @@ func (q *Queue) Offer(ctx context.Context, tx db.Tx, environmentID, sessionID st
 	return nil
 }
 
-func (q *Queue) insert(ctx context.Context, tx db.Tx, environmentID, sessionID string, notBefore int64) error {
+// lastWorker is the worker that served the session last, and may still have its
+// files and its sandbox; "" when there is none, or it asks for work no more.
+func (q *Queue) lastWorker(ctx context.Context, tx db.Tx, environmentID, sessionID string) (worker string, err error) {
+	err = tx.QueryRow(ctx, `SELECT p.worker_id FROM work_pollers p
+		WHERE p.environment_id = ? AND p.seen_at > ? AND p.worker_id = (SELECT worker_id FROM work WHERE session_id = ? ORDER BY id DESC LIMIT 1)`,
+		environmentID, q.now().Add(-presenceWindow).UnixMicro(), sessionID).Scan(&worker)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return "", fmt.Errorf("offer session %s: %w", sessionID, err)
+	}
+	return worker, nil
+}
+
+// insert adds an item, which is kept for a worker for a short while unless that
+// is "".
+func (q *Queue) insert(ctx context.Context, tx db.Tx, environmentID, sessionID string, notBefore int64, keptFor string) error {
 	id := api.NewID(api.PrefixWork)
-	_, err := tx.Exec(ctx, `INSERT INTO work (id, environment_id, session_id, state, metadata, created_at, not_before, claim, ttl)
-		VALUES (?, ?, ?, 'queued', '{}', ?, ?, 0, ?)`,
-		id, environmentID, sessionID, q.now().UnixMicro(), notBefore, q.LeaseTTL.Microseconds())
+	_, err := tx.Exec(ctx, `INSERT INTO work (id, environment_id, session_id, state, metadata, created_at, not_before, claim, ttl, kept_for, kept_until)
+		VALUES (?, ?, ?, 'queued', '{}', ?, ?, 0, ?, ?, ?)`,
+		id, environmentID, sessionID, q.now().UnixMicro(), notBefore, q.LeaseTTL.Microseconds(), keptFor, notBefore+firstRefusal.Microseconds())
 	if err != nil {
 		return fmt.Errorf("offer session %s: %w", sessionID, err)
 	}
@@ -301,7 +319,7 @@ func (q *Queue) end(ctx context.Context, tx db.Tx, it *item) error {
 	if err != nil || !again {
 		return err
 	}
-	return q.insert(ctx, tx, it.environmentID, it.sessionID, at)
+	return q.insert(ctx, tx, it.environmentID, it.sessionID, at, "")
 }
 
 // again decides whether, and from when on, a session whose activation has

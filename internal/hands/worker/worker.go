@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -67,7 +68,8 @@ type Config struct {
 	// KeepWorkdir is how long a session's files are kept after its last
 	// activation. Default 24 h.
 	KeepWorkdir time.Duration
-	// WorkerID names the worker to the server. Default host name and a random part.
+	// WorkerID names the worker to the server, which offers it the sessions it
+	// served before others. Default host name and a part kept in StateDir.
 	WorkerID string
 	// HTTPClient makes every request. Default: one that keeps connections.
 	HTTPClient *http.Client
@@ -110,13 +112,6 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.ParkQuota == 0 {
 		cfg.ParkQuota = 10 << 30
 	}
-	if cfg.WorkerID == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			host = "worker"
-		}
-		cfg.WorkerID = host + "-" + newID()[16:]
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -137,6 +132,32 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
 	return w, nil
+}
+
+// name makes sure that the worker has one, which is that of earlier lives on the
+// same state directory.
+func (w *Worker) name() error {
+	if w.WorkerID != "" {
+		return nil
+	}
+	path := filepath.Join(w.StateDir, "worker-id")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "worker"
+		}
+		raw = []byte(host + "-" + newID()[16:])
+		err = os.WriteFile(path, raw, 0o600)
+		if err != nil {
+			return fmt.Errorf("keep the worker's name: %w", err)
+		}
+	} else if err != nil {
+		return fmt.Errorf("read the worker's name: %w", err)
+	}
+	w.WorkerID = string(raw)
+	w.wire.worker = w.WorkerID
+	return nil
 }
 
 // newID makes the 26 lowercase characters that name a sandbox.
@@ -274,10 +295,14 @@ func (w *Worker) token(item Item) string {
 	return secret.SessionsToken
 }
 
-// reap destroys the sandboxes that workers who are gone have left behind.
+// reap makes the state directory ready: it destroys the sandboxes that workers
+// who are gone have left behind.
 func (w *Worker) reap(ctx context.Context) error {
 	if err := os.MkdirAll(w.StateDir, 0o711); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if err := w.name(); err != nil {
+		return err
 	}
 	left, err := w.Engine.List(ctx)
 	if err != nil {

@@ -285,7 +285,8 @@ func (s *Service) newClaim(item *Item, p *poller) map[string]any {
 
 func (s *Service) poller(req *request) *poller {
 	id := req.Header.Get("Anthropic-Worker-ID")
-	if s.pollers[id] == nil {
+	// A worker that was killed may come back under its name.
+	if s.pollers[id] == nil || s.pollers[id].killed {
 		s.pollers[id] = &poller{}
 	}
 	return s.pollers[id]
