@@ -45,7 +45,7 @@ func newDoctor() *cobra.Command {
 		Long:    doctorHelp,
 		GroupID: "daemon",
 		Example: `  hearth doctor
-  sudo -u hearth hearth doctor --state /var/lib/hearth --engine gvisor     # as the worker will run
+  sudo -u worker hearth doctor --state /var/lib/hearth --engine gvisor     # as the worker will run
   hearth doctor --base-url https://brain.example --environment-id env_… --environment-key-file worker.key
   hearth doctor -o json | jq '.checks[] | select(.status == "fail")'`,
 		Args: cobra.NoArgs,

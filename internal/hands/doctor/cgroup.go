@@ -98,7 +98,7 @@ func carrying(version string, controllers []string) string {
 // version 2, which has all its controllers in one, is named "".
 func hierarchies() map[string]string {
 	found := map[string]string{}
-	raw, _ := os.ReadFile("/proc/self/cgroup") // that there is no /proc is said elsewhere
+	raw, _ := os.ReadFile("/proc/self/cgroup") // this program does not start without /proc
 	ours := map[string]string{}                // path of our group, by controller
 	for line := range strings.Lines(string(raw)) {
 		if parts := strings.SplitN(strings.TrimSpace(line), ":", 3); len(parts) == 3 {

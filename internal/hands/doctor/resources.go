@@ -83,7 +83,7 @@ func memory(sandboxes int) Finding {
 
 // available is how much memory is free or could be, in bytes.
 func available() uint64 {
-	raw, _ := os.ReadFile("/proc/meminfo") // that there is no /proc is said elsewhere
+	raw, _ := os.ReadFile("/proc/meminfo") // this program does not start without /proc
 	for line := range strings.Lines(string(raw)) {
 		var kilobytes uint64
 		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kilobytes); n == 1 {
