@@ -82,13 +82,14 @@ func newDoctor() *cobra.Command {
 	return cmd
 }
 
-// enginesIn makes every engine there is, with its state below a directory.
+// enginesIn makes every engine there is, with its state below a directory. None
+// limits anything: to find where it could may change the control groups.
 func enginesIn(stateDir string) []sandbox.Engine {
 	silent := slog.New(slog.DiscardHandler)
 	return []sandbox.Engine{
 		gvisor.New(gvisor.Config{StateDir: stateDir, Log: silent}),
 		namespace.New(namespace.Config{StateDir: stateDir, Log: silent}),
-		process.New(stateDir, silent),
+		process.New(stateDir, nil, silent),
 	}
 }
 

@@ -1,11 +1,12 @@
 package doctor
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +36,12 @@ func limits() []Finding {
 	if len(cannot) == 0 {
 		return append(found, good(bounds, "%s of a session can be limited", list(can)))
 	}
-	fix := "have systemd delegate its groups to the worker: Delegate=yes in the [Service] of its unit, or: systemd-run --user --scope -p Delegate=yes hearth worker …"
-	if containerKind() != "" {
-		fix = "give the container groups of its own to write to: docker run --cgroupns private --privileged …, or limit the container itself: docker run --memory 8g --cpus 2 --pids-limit 4096 …"
+	fix := "run the worker as root, or have root chown those directories to its user"
+	switch {
+	case containerKind() != "":
+		fix = "let the container make groups: docker run --privileged …; or limit it as a whole: docker run --memory 8g --cpus 2 --pids-limit 4096 …"
+	case g.delegable:
+		fix = "give the worker a group of its own: Delegate=yes in the [Service] of its unit, or: systemd-run --user --scope -p Delegate=yes hearth worker …"
 	}
 	also := ""
 	if len(can) > 0 {
@@ -54,36 +58,50 @@ type groups struct {
 	version string // in words; empty when there are none
 	// obstacles tell, by controller, why it cannot be used; nil when it can.
 	obstacles map[string]error
+	// delegable tells that systemd can give them away.
+	delegable bool
 }
 
-// probeGroups finds the control groups below which ours would be made. It makes
-// none.
+// probeGroups tells what a worker's search for control groups would come to. The
+// search itself may move processes and switch controllers on; this only looks.
 func probeGroups() groups {
+	trees := hierarchies()
+	unified, hasV2 := trees[""]
+	delete(trees, "")
+	hasV1 := len(trees) > 0
 	g := groups{obstacles: map[string]error{}}
-	hierarchies := hierarchies()
-	unified, hasV2 := hierarchies[""]
 	var inV1, inV2 []string
 	for _, c := range controllers {
-		dir, isV1 := hierarchies[c.name]
-		switch {
-		case isV1:
+		if _, ok := trees[c.name]; ok {
 			inV1 = append(inV1, c.name)
-			g.obstacles[c.name] = writable(dir)
-		case hasV2 && slices.Contains(words(unified, "cgroup.controllers"), c.name):
+		}
+		if hasV2 && slices.Contains(words(unified, "cgroup.controllers"), c.name) {
 			inV2 = append(inV2, c.name)
-			g.obstacles[c.name] = errors.Join(writable(unified), delegated(unified))
-		default:
-			g.obstacles[c.name] = fmt.Errorf("the %s controller is nowhere to be found", c.name)
 		}
 	}
-	switch v1 := len(hierarchies) > 1 || len(hierarchies) == 1 && !hasV2; {
-	case v1 && hasV2:
+	used := inV1 // a worker uses the second version where it has anything, and else the first
+	if len(inV2) > 0 {
+		used = inV2
+	}
+	for _, c := range controllers {
+		switch {
+		case !slices.Contains(used, c.name):
+			g.obstacles[c.name] = fmt.Errorf("there is no %s controller", c.name)
+		case len(inV2) > 0:
+			g.obstacles[c.name] = cmp.Or(writable(unified), divisible(unified, inV2))
+		default:
+			g.obstacles[c.name] = writable(trees[c.name])
+		}
+	}
+	switch {
+	case hasV1 && hasV2:
 		g.version = "hybrid: " + carrying("v1", inV1) + ", " + carrying("v2", inV2)
-	case v1:
+	case hasV1:
 		g.version = carrying("v1", inV1)
 	case hasV2:
 		g.version = carrying("v2", inV2)
 	}
+	g.delegable = len(inV2) > 0
 	return g
 }
 
@@ -150,10 +168,21 @@ func writable(dir string) error {
 	return nil
 }
 
-// delegated tells why controllers cannot be switched on below a group.
-func delegated(dir string) error {
+// divisible tells why a group of version 2 cannot pass controllers on to groups
+// below it: it is not ours, or others are in it.
+func divisible(dir string, controllers []string) error {
 	if err := unix.Access(filepath.Join(dir, "cgroup.subtree_control"), unix.W_OK); err != nil {
 		return fmt.Errorf("controllers cannot be passed on in %s: %w", dir, err)
+	}
+	passedOn := words(dir, "cgroup.subtree_control")
+	lacks := func(c string) bool { return !slices.Contains(passedOn, c) }
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil || !slices.ContainsFunc(controllers, lacks) {
+		return nil // the root may hold processes and groups both
+	}
+	for _, pid := range words(dir, "cgroup.procs") {
+		if pid != strconv.Itoa(os.Getpid()) {
+			return fmt.Errorf("other processes are in %s, which a worker must have to itself", dir)
+		}
 	}
 	return nil
 }
