@@ -50,7 +50,7 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
-		newServe(), newWorker(),
+		newServe(), newWorker(), newDoctor(),
 		newAgents(), newEnvironments(), newKeys(), newSessions(),
 		newVersion(),
 	)

@@ -36,7 +36,7 @@ var floors = map[string][][]string{
 		{"internal/brain/queue"},
 	},
 	"hands": {
-		{"internal/hands/worker"},
+		{"internal/hands/worker", "internal/hands/doctor"},
 		{"internal/hands/sandbox", "internal/hands/egress", "internal/hands/guard"},
 		{"internal/hands/hand"},
 	},

@@ -5,6 +5,15 @@ package reexec
 
 import "os"
 
+// init ends a process that could start nothing, in words of ours: later, some
+// of what is linked in would not get over it.
+func init() {
+	if _, err := os.Lstat("/proc/self"); err != nil {
+		os.Stderr.WriteString("hearth: /proc is not mounted, and nothing works without; run: mount -t proc proc /proc\n")
+		os.Exit(1)
+	}
+}
+
 // Register makes run what a process called name does: in such a process it
 // runs run and then exits, and does not return. Call it from init. There the
 // packages that run needs are ready, and the many that the rest of the binary

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"hearth/internal/hands/doctor"
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/gvisor"
+	"hearth/internal/hands/sandbox/namespace"
+	"hearth/internal/hands/sandbox/process"
+)
+
+const doctorHelp = `Examine this host: would a worker do well on it? Give it the flags you would give
+the worker; it reads the same variables too.
+
+  ok        works
+  warn      a worker runs, with something less; what, is said
+  fail      a worker cannot do its work
+  skipped   was not asked for, or what it builds on does not work
+
+Below each warning and failure stands what to do about it. Every engine is
+started, runs one command and is removed again, in a directory of its own beside
+--state. Without --base-url or --environment-id the server is left out; the
+environment's key is only looked at by the server, and claims nothing.
+
+It may run beside a live worker, leaves nothing behind, and ends within half a
+minute. The exit code is 1 if anything fails; warnings do not count.`
+
+func newDoctor() *cobra.Command {
+	var (
+		cfg    doctor.Config
+		engine string
+		out    output
+	)
+	cmd := &cobra.Command{
+		Use:     "doctor",
+		Short:   "Examine this host, and say what to mend",
+		Long:    doctorHelp,
+		GroupID: "daemon",
+		Example: `  hearth doctor
+  sudo -u worker hearth doctor --state /var/lib/hearth --engine gvisor     # as the worker will run
+  hearth doctor --base-url https://brain.example --environment-id env_… --environment-key-file worker.key
+  hearth doctor -o json | jq '.checks[] | select(.status == "fail")'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.EnvironmentID = firstOf(cfg.EnvironmentID, os.Getenv("ANTHROPIC_ENVIRONMENT_ID"))
+			cfg.EnvironmentKey = firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY"))
+			cfg.BaseURL = firstOf(cfg.BaseURL, os.Getenv("ANTHROPIC_BASE_URL"))
+			if cfg.BaseURL == "" && cfg.EnvironmentID != "" {
+				cfg.BaseURL = defaultBaseURL
+			}
+			cfg.Engines, cfg.Wanted = enginesIn, enginesOf(engine)
+			report := doctor.Examine(cmd.Context(), cfg)
+			if err := cmd.Context().Err(); err != nil {
+				return err
+			}
+			if err := printReport(cmd.OutOrStdout(), out, report); err != nil {
+				return err
+			}
+			if report.Status == doctor.Fail {
+				return &exitError{code: exitFailed}
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	registerEngine(flags, &engine)
+	flags.StringVar(&cfg.StateDir, "state", filepath.Join(defaultDataDir(), "worker"), "the directory a worker would keep sessions' files and sandboxes in")
+	flags.IntVar(&cfg.MaxSessions, "max-sessions", 8, "how many sessions a worker would serve at once")
+	flags.IntVar(&cfg.Pool, "pool", 2, "how many sandboxes a worker would keep started ahead")
+	flags.StringVar(&cfg.BaseURL, "base-url", "", "the server's address (default "+defaultBaseURL+" with --environment-id, else none)")
+	flags.StringVar(&cfg.EnvironmentID, "environment-id", "", "the environment whose queue a worker would serve")
+	flags.StringVar(&cfg.EnvironmentKeyFile, "environment-key-file", "", "file with the environment's key")
+	out.register(flags)
+	return cmd
+}
+
+// enginesIn makes every engine there is, with its state below a directory. None
+// limits anything: to find where it could may change the control groups.
+func enginesIn(stateDir string) []sandbox.Engine {
+	silent := slog.New(slog.DiscardHandler)
+	return []sandbox.Engine{
+		gvisor.New(gvisor.Config{StateDir: stateDir, Log: silent}),
+		namespace.New(namespace.Config{StateDir: stateDir, Log: silent}),
+		process.New(stateDir, nil, silent),
+	}
+}
+
+// enginesOf names the engines a worker would choose from, the preferred first.
+func enginesOf(flag string) []string {
+	if flag == engineAuto {
+		return []string{engineGVisor, engineNamespace}
+	}
+	return []string{flag}
+}
+
+func printReport(w io.Writer, out output, report doctor.Report) error {
+	if out.format == "json" {
+		return printJSON(w, report)
+	}
+	table, group := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), ""
+	for _, f := range report.Findings {
+		if f.Group != group {
+			group = f.Group
+			fmt.Fprintln(table, group)
+		}
+		fmt.Fprintf(table, "  %-7s\t%s\t%s\n", f.Status, f.Name, f.Message)
+		if f.Fix != "" {
+			fmt.Fprintf(table, "  \t\t  → %s\n", f.Fix)
+		}
+	}
+	fmt.Fprintf(table, "\n%d ok, %d to warn of, %d failed, %d skipped\n",
+		report.Count(doctor.OK), report.Count(doctor.Warn), report.Count(doctor.Fail), report.Count(doctor.Skipped))
+	return table.Flush()
+}
