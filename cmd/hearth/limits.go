@@ -135,5 +135,6 @@ func findGroups(log *slog.Logger) *cgroup.Tree {
 	if lacks := groups.Lacks(); len(lacks) > 0 {
 		log.Warn("some limits of sandboxes are off", "limits", strings.Join(lacks, ", "), "reason", err)
 	}
+	groups.Sweep()
 	return groups
 }

@@ -252,6 +252,32 @@ func Remove(dirs []string) error {
 	return errors.Join(failed...)
 }
 
+// sweepAge is how old a group must be to have had time to get its processes.
+const sweepAge = time.Minute
+
+// Sweep removes groups without processes, left by workers that were killed and
+// whose state is gone. The kernel refuses to remove those in use.
+func (t *Tree) Sweep() {
+	if t == nil {
+		return
+	}
+	for _, parent := range t.parents {
+		entries, err := os.ReadDir(parent)
+		if err != nil {
+			continue // tried again when a worker next starts
+		}
+		for _, entry := range entries {
+			info, err := entry.Info()
+			if err == nil && len(entry.Name()) == len(prefix)+idLength && strings.HasPrefix(entry.Name(), prefix) && time.Since(info.ModTime()) > sweepAge {
+				_ = unix.Rmdir(filepath.Join(parent, entry.Name()))
+			}
+		}
+	}
+}
+
+// idLength is that of a sandbox's id.
+const idLength = 26
+
 func remove(dir string) error {
 	for deadline := time.Now().Add(settles); ; time.Sleep(time.Millisecond) {
 		// Not os.Remove, which tries to unlink first.

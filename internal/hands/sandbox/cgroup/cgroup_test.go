@@ -1,0 +1,117 @@
+package cgroup_test
+
+import (
+	"crypto/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
+)
+
+func tree(t *testing.T) *cgroup.Tree {
+	t.Helper()
+	groups, err := cgroup.Find()
+	if lacks := groups.Lacks(); len(lacks) > 0 {
+		t.Skipf("control groups do not let us limit %s here: %v", strings.Join(lacks, ", "), err)
+	}
+	return groups
+}
+
+// sleeper is a process in a group of its own.
+func sleeper(t *testing.T, groups *cgroup.Tree) (id string, g *cgroup.Group) {
+	t.Helper()
+	id = strings.ToLower(rand.Text())
+	g, err := groups.Make(id, sandbox.Limits{MemoryBytes: 100 << 20, CPUs: 0.5, Processes: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cgroup.Thaw(groups.Dirs(id))
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := cgroup.Remove(groups.Dirs(id)); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range groups.Dirs(id) {
+			if _, err := os.Stat(dir); err == nil {
+				t.Errorf("%s is left", dir)
+			}
+		}
+	})
+	if err := g.Add(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	return id, g
+}
+
+func TestSweepTakesWhatIsEmptyAndOld(t *testing.T) {
+	groups := tree(t)
+	busy, _ := sleeper(t, groups)
+	young, old := strings.ToLower(rand.Text()), strings.ToLower(rand.Text())
+	for _, id := range []string{young, old} {
+		if _, err := groups.Make(id, sandbox.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := cgroup.Remove(groups.Dirs(id)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	long := time.Now().Add(-time.Hour)
+	for _, id := range []string{busy, old} {
+		for _, dir := range groups.Dirs(id) {
+			if err := os.Chtimes(dir, long, long); err != nil {
+				t.Skipf("the age of a group cannot be set on this kernel: %v", err)
+			}
+		}
+	}
+	groups.Sweep()
+	for id, want := range map[string]bool{busy: true, young: true, old: false} {
+		for _, dir := range groups.Dirs(id) {
+			if _, err := os.Stat(dir); (err == nil) != want {
+				t.Errorf("%s: there %v, want %v", dir, err == nil, want)
+			}
+		}
+	}
+}
+
+func TestFreeze(t *testing.T) {
+	groups := tree(t)
+	_, g := sleeper(t, groups)
+	for _, frozen := range []bool{true, true, false, false, true} {
+		if err := g.Freeze(frozen); err != nil {
+			t.Fatalf("freeze %v: %v", frozen, err)
+		}
+	}
+}
+
+func TestRemoveKeepsToItself(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not-ours")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := cgroup.Remove([]string{dir}); err == nil {
+		t.Error("removed a directory that is no group of ours")
+	}
+}
+
+func TestNoGroups(t *testing.T) {
+	var none *cgroup.Tree
+	if got := none.Lacks(); len(got) != 3 {
+		t.Errorf("nothing lacks %v", got)
+	}
+	g, err := none.Make(strings.ToLower(rand.Text()), sandbox.Limits{MemoryBytes: 1})
+	if err != nil || g.Add(1) != nil || g.Hits() != (sandbox.Hits{}) || g.Freeze(true) == nil {
+		t.Errorf("a group of nothing: %+v, %v", g, err)
+	}
+}
