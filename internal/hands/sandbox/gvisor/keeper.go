@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
@@ -29,8 +31,18 @@ func init() {
 	reexec.Register(keeper, keep)
 	reexec.Register(guest, serve)
 	for _, part := range []string{"runsc", "runsc-gofer", "runsc-sandbox", "/proc/self/exe"} {
-		reexec.Register(part, maincli.Main)
+		reexec.Register(part, func() {
+			go settle()
+			maincli.Main()
+		})
 	}
+}
+
+// settle gives back what starting took, once that should be over: many sandboxes
+// idle for long.
+func settle() {
+	time.Sleep(time.Second)
+	debug.FreeOSMemory()
 }
 
 // orders are what a keeper is told, on descriptor 3.
@@ -57,6 +69,7 @@ func keep() {
 	unix.CloseOnExec(4)
 	go obey(os.NewFile(4, "control"), o.ID, o.flags())
 	os.Args = o.command()
+	go settle()
 	maincli.Main()
 }
 
