@@ -21,6 +21,7 @@ in the same run, and print tables in Markdown.
   sandbox    create → first command, ours and those of bwrap, runc, podman and
              docker, as far as they are installed (and busybox, for their root)
   warm       calls, files and idle memory in sandboxes that are there
+  park       pausing, putting on disk and bringing back
 
 Everything runs in temporary directories. Leave the machine alone meanwhile.`
 

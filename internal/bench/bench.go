@@ -48,6 +48,7 @@ var parts = []struct {
 	{"memory", memoryOfSessions},
 	{"sandbox", sandboxes},
 	{"warm", inSandbox},
+	{"park", parking},
 }
 
 // Parts names what can be measured.

@@ -15,6 +15,7 @@ import (
 
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/pool"
@@ -37,12 +38,18 @@ var engines = []struct {
 	make func(stateDir string) sandbox.Engine
 }{
 	{"namespace", func(dir string) sandbox.Engine {
-		return namespace.New(namespace.Config{StateDir: dir, Log: slog.New(slog.DiscardHandler)})
+		return namespace.New(namespace.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
 	}},
 	{"gvisor", func(dir string) sandbox.Engine {
-		return gvisor.New(gvisor.Config{StateDir: dir, Log: slog.New(slog.DiscardHandler)})
+		return gvisor.New(gvisor.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
 	}},
 }
+
+// groups is where control groups are made, as for a worker.
+var groups = sync.OnceValue(func() *cgroup.Tree {
+	groups, _ := cgroup.Find() // limits are not what is measured
+	return groups
+})
 
 // poolSize is how many sandboxes the pools under measurement keep.
 const poolSize = 4

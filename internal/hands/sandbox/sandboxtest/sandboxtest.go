@@ -69,6 +69,8 @@ func Exercise(t *testing.T, newEngine Maker) {
 		{"confinement", testConfinement},
 		{"confinement under a race", testConfinementRace},
 		{"many calls at once", testManyCalls},
+		{"volume", testVolume},
+		{"time and signals", testTimeAndSignals},
 		{"environment", testEnvironment},
 		{"workdir", testWorkdir},
 		{"identity", testIdentity},
