@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -172,6 +174,7 @@ func (s *script) attend(ctx context.Context, superseded <-chan struct{}) error {
 		case <-superseded:
 			superseded, late = nil, time.After(s.Drain)
 		case <-late:
+			s.log.Warn("the session has been claimed anew; ending its earlier script")
 			ask = true
 		case <-over:
 			s.signal(syscall.SIGKILL)
@@ -196,7 +199,7 @@ const groupRetry = 50 * time.Millisecond
 // awaitGroup waits for what is left of the group when the script itself has
 // exited, and kills it when that takes too long.
 func (s *script) awaitGroup(over <-chan time.Time) {
-	for syscall.Kill(-s.pid, 0) == nil {
+	for groupAlive(s.pid) {
 		select {
 		case <-over:
 			s.signal(syscall.SIGKILL)
@@ -204,6 +207,25 @@ func (s *script) awaitGroup(over <-chan time.Time) {
 		case <-time.After(groupRetry):
 		}
 	}
+}
+
+// groupAlive tells whether a process of a group still runs. Those that are dead
+// and that nobody has waited for, which a signal would reach too, do not count.
+func groupAlive(group int) bool {
+	found, _ := filepath.Glob("/proc/[0-9]*/stat") // a constant pattern is well-formed
+	for _, path := range found {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		// After the name in parentheses, which may hold anything, come the state,
+		// the parent and the group.
+		fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+		if len(fields) > 2 && fields[2] == strconv.Itoa(group) && fields[0] != "Z" && fields[0] != "X" {
+			return true
+		}
+	}
+	return false
 }
 
 // watchOver stays with an item whose script has exited well. In most cases it is
