@@ -87,14 +87,18 @@ type target struct{ baseURL, environmentID, key string }
 
 // open makes a worker for a queue.
 func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error) {
-	if err := h.limitFlags.check(); err != nil {
-		return nil, err
-	}
-	engine, err := newEngine(ctx, h.engine, h.stateDir, h.log)
-	if err != nil {
-		return nil, err
+	var engine sandbox.Engine
+	if h.onWork == nil {
+		if err := h.limitFlags.check(); err != nil {
+			return nil, err
+		}
+		var err error
+		if engine, err = newEngine(ctx, h.engine, h.stateDir, h.log); err != nil {
+			return nil, err
+		}
 	}
 	return worker.New(worker.Config{
+		OnWork: h.onWork, Webhook: h.webhook, Workdir: h.workdir,
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
 		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,
 		ParkAfter: h.parkAfter, ParkTTL: h.parkTTL, ParkQuota: int64(h.parkQuota), MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,

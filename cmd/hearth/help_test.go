@@ -144,7 +144,7 @@ func codeIn(text string) []string {
 }
 
 // secrets come from the environment only.
-var secrets = []string{"HEARTH_API_KEY", "HEARTH_MODEL_API_KEY", "HEARTH_ENVIRONMENT_KEY"}
+var secrets = []string{"HEARTH_API_KEY", "HEARTH_MODEL_API_KEY", "HEARTH_ENVIRONMENT_KEY", "HEARTH_WEBHOOK_SECRET"}
 
 // mistakes yields what in a piece of code there is no command, flag or variable for.
 func mistakes(code string) iter.Seq[string] {

@@ -52,14 +52,18 @@ func runScripts(t *testing.T, dir string, env []string) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "isolated" {
+			switch cond {
+			case "isolated":
 				return engine == engineNamespace, nil
+			case "pid-namespaces":
+				return exec.Command("unshare", "--pid", "--fork", "--mount-proc", "true").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "eventually": eventually, "wait-file": waitFile, "wait-grep": waitGrep, "json-env": jsonEnv,
 			"json-lines": jsonLines, "mode": mode, "request": request, "failing-model": failingModel,
+			"capture": capture, "answers": answers, "webhook": webhook,
 		},
 	})
 }

@@ -23,7 +23,38 @@ HEARTH_ENVIRONMENT_KEY or ANTHROPIC_ENVIRONMENT_KEY; --base-url and
 
 SIGTERM drains: no more claims, running calls finish within --drain, what is
 left is handed back. A second signal ends the worker at once; whatever it leaves
-behind is cleared away when a worker next starts on the same --state.`
+behind is cleared away when a worker next starts on the same --state.
+
+With --on-work the worker opens no sandboxes. It claims sessions and runs a
+script for each, up to --max-sessions at once, with the item as JSON on standard
+input and in its environment
+
+  ANTHROPIC_BASE_URL, ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_SESSION_ID,
+  ANTHROPIC_WORK_ID, ANTHROPIC_WORK_SECRET
+  ANTHROPIC_WORK_LAST_HEARTBEAT        with --on-work-lease only
+
+and never the environment's key. The script starts a worker for the session, as
+hearth worker run is one, wherever it likes; that worker takes the lease, keeps
+it, and stops the item. Then
+
+  - a script that exits with 0 has done its part. If its worker goes on elsewhere
+    (docker run --detach), the item is left to it and watched until it is over;
+    it takes one of --max-sessions until then. If no worker takes the lease in
+    time, the server offers the session again;
+  - a script that exits otherwise has failed: the item is stopped, and the server
+    offers the session again if it still waits for something;
+  - a script whose item the server has taken back is ended;
+  - SIGTERM goes to the scripts' process groups; those that have not ended within
+    --drain are killed, and their items stopped. What a script has left running
+    elsewhere goes on.
+
+With --webhook-listen the worker does not poll all the time, but when a webhook
+has been delivered to ADDRESS/webhook that says a session runs, when it has
+finished with a session, and every --webhook-poll in case a webhook was lost. It
+then claims what there is. Deliveries are signed as Standard Webhooks are; the
+secret (whsec_…; several, one on each line, while they are being replaced) is
+read from --webhook-secret-file, or from HEARTH_WEBHOOK_SECRET or
+ANTHROPIC_WEBHOOK_SIGNING_KEY.`
 
 const workerRunHelp = `Serve one session that somebody else has claimed, and exit. This is the command
 for a container that a dispatcher starts for each item. It reads
@@ -34,18 +65,34 @@ for a container that a dispatcher starts for each item. It reads
   ANTHROPIC_WORK_LAST_HEARTBEAT        to carry on a lease that was begun
   ANTHROPIC_BASE_URL                   the server
 
+The secret is all the credential it needs, and the server's address all the
+network. Tools run in a sandbox, or with --engine process in the container
+itself; --workdir is the directory they find their files in, a volume for
+instance. SIGTERM drains as it does for hearth worker.
+
+Exit codes: 0 when the session needs no hands any more, has been idle for
+--max-idle, was drained, or was stopped by the server; 1 when it could not be
+served, or its lease was lost to somebody else or refused; 2 when a variable or a
+flag is wrong.
+
 Whoever claimed the item must not stop it before this command has exited.`
 
 func newWorker() *cobra.Command {
 	var flags workerFlags
+	var shape shapeFlags
 	cmd := &cobra.Command{
 		Use:     "worker",
 		Short:   "Run the hands",
 		Long:    workerHelp,
 		GroupID: "daemon",
-		Example: "  hearth worker --base-url https://brain.example --environment-id env_… --environment-key-file worker.key",
-		Args:    cobra.NoArgs,
+		Example: `  hearth worker --base-url https://brain.example --environment-id env_… --environment-key-file worker.key
+  hearth worker --environment-id env_… --on-work ./on-work.sh --max-sessions 20
+  hearth worker --environment-id env_… --webhook-listen :8080 --webhook-secret-file webhook.secret`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := shape.apply(&flags.handsConfig); err != nil {
+				return err
+			}
 			w, err := flags.open(cmd.Context())
 			if err != nil {
 				return err
@@ -54,6 +101,7 @@ func newWorker() *cobra.Command {
 		},
 	}
 	flags.register(cmd.Flags())
+	shape.register(cmd.Flags())
 	cmd.AddCommand(newWorkerRun())
 	return cmd
 }
@@ -74,6 +122,11 @@ func newWorkerRun() *cobra.Command {
 			}
 			flags.environmentID = item.EnvironmentID
 			flags.keyOptional = true
+			if flags.workdir != "" {
+				if flags.workdir, err = filepath.Abs(flags.workdir); err != nil {
+					return usageError("--workdir: %w", err)
+				}
+			}
 			w, err := flags.open(cmd.Context())
 			if err != nil {
 				return err
@@ -82,6 +135,7 @@ func newWorkerRun() *cobra.Command {
 		},
 	}
 	flags.register(cmd.Flags())
+	cmd.Flags().StringVar(&flags.workdir, "workdir", "", "the session's working directory (default one below --state)")
 	return cmd
 }
 
@@ -109,7 +163,10 @@ type handsConfig struct {
 	parkTTL     time.Duration
 	parkQuota   byteSize
 	limitFlags
-	log *slog.Logger
+	workdir string
+	onWork  *worker.Script
+	webhook *worker.Webhook
+	log     *slog.Logger
 }
 
 func (h *handsConfig) register(flags *pflag.FlagSet) {

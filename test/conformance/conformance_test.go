@@ -44,6 +44,10 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if os.Getenv(itemVariable) != "" {
+		handleItem()
+		return
+	}
 	// These tests wait for processes and leases more than they compute.
 	if err := flag.Set("test.parallel", "10"); err != nil {
 		panic(err)
@@ -181,6 +185,7 @@ var workers = map[string]func(t *testing.T, s *site, dir string) program{
 	"hearth process":      func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "process") },
 	"hearth gvisor":       func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "gvisor") },
 	"hearth namespace":    func(t *testing.T, s *site, dir string) program { return hearthWorker(t, s, dir, "namespace") },
+	"hearth --on-work":    onWork,
 }
 
 func goWorker(t *testing.T, s *site, dir string) program {

@@ -30,8 +30,8 @@ type Config struct {
 	Processes int
 	// Start starts the shell. Default (*exec.Cmd).Start.
 	Start func(*exec.Cmd) error
-	// Init says that this process is the first of its pid namespace, and so has
-	// to reap what its orphans leave.
+	// Init says that orphans are left to this process, the first of its pid
+	// namespace for instance, and that it so has to reap them.
 	Init bool
 }
 

@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orphans reaps the processes that were left to this one, which is the first of
-// its pid namespace. The children it has started itself are left to os/exec,
+// orphans reaps the processes that were left to this one. The children it has started itself are left to os/exec,
 // which would otherwise never learn how they ended.
 type orphans struct {
 	mu  sync.Mutex

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,8 @@ var (
 	errLost = errors.New("the lease is lost")
 	// errStopped: the server wants the activation to end, and a confirmation.
 	errStopped = errors.New("the server has asked for a stop")
+	// errRefused: the server does not take this worker's heartbeats.
+	errRefused = errors.New("the server refuses the lease")
 )
 
 // lease keeps the heartbeat of one item.
@@ -55,7 +58,7 @@ func (l *lease) keep(ctx context.Context) error {
 	for {
 		interval := min(max(l.lasts()/2, minBeat), maxBeat)
 		began := time.Now()
-		beat, err := l.beat(ctx, expected, interval)
+		beat, err := l.beat(ctx, expected, 0, interval)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -70,7 +73,7 @@ func (l *lease) keep(ctx context.Context) error {
 		case isStatus(err, http.StatusPreconditionFailed):
 			return errors.Join(errLost, err)
 		case !transient(err):
-			return errors.Join(errStopped, err)
+			return errors.Join(errRefused, err)
 		case time.Since(granted) > l.lasts():
 			return errors.Join(errLost, err)
 		default:
@@ -82,12 +85,40 @@ func (l *lease) keep(ctx context.Context) error {
 	}
 }
 
-func (l *lease) beat(ctx context.Context, expected string, limit time.Duration) (api.Heartbeat, error) {
+// beat makes one heartbeat, for a lease of the given duration if it is not zero.
+func (l *lease) beat(ctx context.Context, expected string, desired, limit time.Duration) (api.Heartbeat, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	query := url.Values{"expected_last_heartbeat": {expected}}
+	if desired > 0 {
+		query.Set("desired_ttl_seconds", strconv.Itoa(int(desired.Seconds())))
+	}
 	var beat api.Heartbeat
-	err := l.wire.do(ctx, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/heartbeat", url.Values{"expected_last_heartbeat": {expected}}, nil, &beat)
+	err := l.wire.do(ctx, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/heartbeat", query, nil, &beat)
 	return beat, err
+}
+
+// never is a time at which nobody has made a heartbeat.
+const never = "1970-01-01T00:00:00Z"
+
+// look tells where the item stands without taking or extending its lease, which
+// no other request a worker may make does: it makes a heartbeat that cannot
+// succeed, and reads the refusal.
+func (l *lease) look(ctx context.Context) (api.WorkState, error) {
+	beat, err := l.beat(ctx, never, 0, maxBeat)
+	var answer *refused
+	if !errors.As(err, &answer) || answer.status != http.StatusPreconditionFailed {
+		return beat.State, err
+	}
+	if answer.body.Error == nil {
+		return "", nil // somebody holds the lease, or may take it
+	}
+	current, _ := answer.body.Error.Details["current_state"].(map[string]any)
+	if ttl, ok := current["ttl_seconds"].(float64); ok && ttl > 0 {
+		l.ttl.Store(int64(ttl * float64(time.Second)))
+	}
+	state, _ := current["state"].(string)
+	return api.WorkState(state), nil
 }
 
 // stopTimeout bounds the confirmation that an activation has ended.

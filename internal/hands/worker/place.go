@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
 		return place{}, fmt.Errorf("session id %.100q cannot name a directory", sessionID)
 	}
 	dir := filepath.Join(w.StateDir, "sessions", sessionID)
-	p := place{dir: dir, work: filepath.Join(dir, "work"), begun: filepath.Join(dir, "begun")}
+	p := place{dir: dir, work: cmp.Or(w.Workdir, filepath.Join(dir, "work")), begun: filepath.Join(dir, "begun")}
 	for _, d := range []struct {
 		path string
 		mode fs.FileMode

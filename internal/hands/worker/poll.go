@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -10,10 +11,30 @@ import (
 	"hearth/api"
 )
 
-// poll claims items and passes them on until ctx ends. It holds a slot for each
-// item it passes on. It returns an error only when the server has refused the
-// worker for good.
-func (w *Worker) poll(ctx context.Context, slots chan struct{}, begin func(Item)) error {
+// claims claims items and passes them on until ctx ends: always, or, if there is
+// a bell, when it rings. It holds a slot for each item it passes on. It returns
+// an error only when the server has refused the worker for good.
+func (w *Worker) claims(ctx context.Context, b bell, slots chan struct{}, begin func(Item)) error {
+	if b == nil {
+		return w.poll(ctx, slots, block, begin)
+	}
+	for {
+		if err := w.poll(ctx, slots, "", begin); err != nil || ctx.Err() != nil {
+			return err
+		}
+		timer := time.NewTimer(w.Webhook.every)
+		select {
+		case <-b:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// poll claims items until ctx ends or, when the server is not to block, until
+// there are no more.
+func (w *Worker) poll(ctx context.Context, slots chan struct{}, block string, begin func(Item)) error {
 	failures := 0
 	for {
 		select {
@@ -21,7 +42,7 @@ func (w *Worker) poll(ctx context.Context, slots chan struct{}, begin func(Item)
 		case <-ctx.Done():
 			return nil
 		}
-		item, err := w.claim(ctx)
+		item, err := w.claim(ctx, block)
 		if err == nil && item != nil {
 			failures = 0
 			begin(*item)
@@ -29,7 +50,7 @@ func (w *Worker) poll(ctx context.Context, slots chan struct{}, begin func(Item)
 		}
 		<-slots
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, err == nil && block == "":
 			return nil
 		case err == nil:
 			failures = 0
@@ -55,24 +76,34 @@ const block = "999"
 var errUnacknowledged = errors.New("the item could not be acknowledged")
 
 // claim polls once and acknowledges what it gets; nil when there is nothing.
-func (w *Worker) claim(ctx context.Context) (*Item, error) {
+func (w *Worker) claim(ctx context.Context, block string) (*Item, error) {
 	began := time.Now()
-	var work *api.Work
+	query := url.Values{}
+	if block != "" {
+		query.Set("block_ms", block)
+	}
 	path := "/v1/environments/" + url.PathEscape(w.EnvironmentID) + "/work/poll"
-	if err := w.wire.do(ctx, "GET", path, url.Values{"block_ms": {block}}, nil, &work); err != nil {
+	var polled json.RawMessage
+	if err := w.wire.do(ctx, "GET", path, query, nil, &polled); err != nil {
 		return nil, err
+	}
+	var work *api.Work
+	if len(polled) > 0 { // an empty answer means the same as null
+		if err := json.Unmarshal(polled, &work); err != nil {
+			return nil, fmt.Errorf("decode a work item: %w", err)
+		}
 	}
 	w.mu.Lock()
 	w.lastPoll = time.Now()
 	w.mu.Unlock()
 	if work == nil || work.ID == "" {
 		// A server that does not hold polls must not be asked without pause.
-		if held := time.Since(began); held < 100*time.Millisecond {
+		if held := time.Since(began); block != "" && held < 100*time.Millisecond {
 			return nil, sleep(ctx, 500*time.Millisecond)
 		}
 		return nil, nil
 	}
-	item := &Item{WorkID: work.ID, EnvironmentID: work.EnvironmentID, SessionID: work.Data.ID, Kind: work.Data.Type}
+	item := &Item{WorkID: work.ID, EnvironmentID: work.EnvironmentID, SessionID: work.Data.ID, Kind: work.Data.Type, JSON: polled}
 	if work.Secret != nil {
 		item.Secret = *work.Secret
 	}

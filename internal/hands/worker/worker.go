@@ -35,11 +35,18 @@ type Config struct {
 	// EnvironmentKey authenticates polls, and whatever an item without a
 	// secret of its own needs. Required by Run.
 	EnvironmentKey string
-	// Engine makes sandboxes. Required.
+	// Engine makes sandboxes. Required without OnWork.
 	Engine sandbox.Engine
 	// StateDir holds sessions' working directories and what the worker must
-	// remember over a crash. Required.
+	// remember over a crash. Required without OnWork.
 	StateDir string
+	// Workdir is the working directory of sessions, for a worker of only one.
+	// Default: one below StateDir for each.
+	Workdir string
+	// OnWork, if there is one, is run for each session instead of serving it here.
+	OnWork *Script
+	// Webhook, if there is one, says when to poll. Default: always.
+	Webhook *Webhook
 	// Limits bound each sandbox. Default none.
 	Limits sandbox.Limits
 	// AgentLimits bound those of single agents' sessions instead, by agent id.
@@ -92,7 +99,7 @@ type Worker struct {
 // New makes a worker. It touches nothing yet.
 func New(cfg Config) (*Worker, error) {
 	for name, missing := range map[string]bool{
-		"BaseURL": cfg.BaseURL == "", "EnvironmentID": cfg.EnvironmentID == "", "Engine": cfg.Engine == nil, "StateDir": cfg.StateDir == "",
+		"BaseURL": cfg.BaseURL == "", "EnvironmentID": cfg.EnvironmentID == "", "Engine": cfg.Engine == nil && cfg.OnWork == nil, "StateDir": cfg.StateDir == "" && cfg.OnWork == nil,
 	} {
 		if missing {
 			return nil, fmt.Errorf("worker: %s is required", name)
@@ -192,21 +199,28 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	// A server that stops waits for connections that have yet to be used.
 	defer w.HTTPClient.CloseIdleConnections()
-	if err := w.reap(ctx); err != nil {
+	serve, stop, err := w.readyTo(ctx)
+	if err != nil {
 		return err
 	}
+	defer stop()
+	bell, deafen, err := w.listen()
+	if err != nil {
+		return err
+	}
+	defer deafen()
 	// Work outlives ctx by the time draining takes.
 	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
 	var items sync.WaitGroup
 	slots := make(chan struct{}, w.MaxSessions)
-	go w.tidy(ctx)
-	defer w.fillPool(ctx)()
-	w.Log.Info("serving", "environment", w.EnvironmentID, "server", w.BaseURL, "engine", w.Engine.Name(), "worker", w.WorkerID, "max_sessions", w.MaxSessions)
-	err := w.poll(ctx, slots, func(item Item) {
+	w.Log.Info("serving", "environment", w.EnvironmentID, "server", w.BaseURL, "worker", w.WorkerID, "max_sessions", w.MaxSessions)
+	err = w.claims(ctx, bell, slots, func(item Item) {
 		items.Go(func() {
-			defer func() { <-slots }()
-			w.serve(working, item)
+			// There may be work that was left because there was no slot, or that
+			// the session is offered again.
+			defer func() { <-slots; bell.ring() }()
+			serve(working, item)
 		})
 	})
 	close(w.draining)
@@ -215,6 +229,21 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer timer.Stop()
 	items.Wait()
 	return err
+}
+
+// readyTo makes ready what serving an item needs here, and returns how it is
+// served, and what ends what was made ready.
+func (w *Worker) readyTo(ctx context.Context) (serve func(context.Context, Item) error, stop func(), err error) {
+	if w.OnWork != nil {
+		w.Log.Info("handing sessions to a script", "script", w.OnWork.Path)
+		return w.dispatch, func() {}, nil
+	}
+	if err := w.reap(ctx); err != nil {
+		return nil, nil, err
+	}
+	w.Log.Info("serving sessions in sandboxes", "engine", w.Engine.Name())
+	go w.tidy(ctx)
+	return w.serve, w.fillPool(ctx), nil
 }
 
 // fillPool has sandboxes started ahead of their sessions. What it returns ends
@@ -243,6 +272,8 @@ type Item struct {
 	Secret string
 	// LastHeartbeat continues a lease that another process has begun.
 	LastHeartbeat string
+	// JSON is the item as polled, its secret included.
+	JSON json.RawMessage
 }
 
 // ItemFromEnvironment reads the item a dispatcher has claimed for this process
@@ -273,6 +304,7 @@ func (w *Worker) RunOne(ctx context.Context, item Item) error {
 	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
 	drain := context.AfterFunc(ctx, func() {
+		w.Log.Info("draining", "at_most", w.Drain)
 		close(w.draining)
 		time.AfterFunc(w.Drain, abandon)
 	})

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/cgroup"
@@ -125,7 +127,12 @@ func run() {
 	gate.Close()
 	workdir, err := os.Getwd()
 	if err == nil {
-		err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{Workdir: workdir, Env: os.Environ()})
+		// Orphans are left to the hand. Elsewhere they would be left to the first
+		// process, which in a container may be the worker, and knows none of them.
+		err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	}
+	if err == nil {
+		err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{Workdir: workdir, Env: os.Environ(), Init: true})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
