@@ -139,6 +139,12 @@ func (o orders) mountRoot() error {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
 		defer unix.Close(fd)
+		if path == o.Program {
+			sealed := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+			if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &sealed); err != nil {
+				return fmt.Errorf("seal %s: %w", path, err)
+			}
+		}
 		open[target] = fd
 	}
 	if err := hostroot.Mount("tmpfs", stage, "tmpfs", unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
