@@ -244,6 +244,7 @@ func (a *activation) watchOver(ctx context.Context, superseded <-chan struct{}) 
 	case err := <-over:
 		return a.sayOver(err)
 	case <-superseded:
+		a.log.Info("the session has been claimed anew; no longer watching its earlier claim")
 	case <-a.draining:
 		a.log.Info("leaving a session to the worker its script has begun")
 	}

@@ -18,19 +18,28 @@ func (w *Worker) claims(ctx context.Context, b bell, slots chan struct{}, begin 
 	if b == nil {
 		return w.poll(ctx, slots, block, begin)
 	}
+	again := min(lookAgain, w.Webhook.every)
 	for {
 		if err := w.poll(ctx, slots, "", begin); err != nil || ctx.Err() != nil {
 			return err
 		}
-		timer := time.NewTimer(w.Webhook.every)
+		w.Log.Debug("nothing to claim; being quiet", "for", again)
+		timer := time.NewTimer(again)
+		again = w.Webhook.every
 		select {
 		case <-b:
+			again = min(lookAgain, w.Webhook.every)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 		timer.Stop()
 	}
 }
+
+// lookAgain is when a worker that was woken looks a second time: what it was
+// woken for may have been kept back for a moment, for the worker that had the
+// session before or because the session was just handed back.
+const lookAgain = 3 * time.Second
 
 // poll claims items until ctx ends or, when the server is not to block, until
 // there are no more.

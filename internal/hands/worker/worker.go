@@ -38,7 +38,7 @@ type Config struct {
 	// Engine makes sandboxes. Required without OnWork.
 	Engine sandbox.Engine
 	// StateDir holds sessions' working directories and what the worker must
-	// remember over a crash. Required without OnWork.
+	// remember over a crash. Required.
 	StateDir string
 	// Workdir is the working directory of sessions, for a worker of only one.
 	// Default: one below StateDir for each.
@@ -99,7 +99,7 @@ type Worker struct {
 // New makes a worker. It touches nothing yet.
 func New(cfg Config) (*Worker, error) {
 	for name, missing := range map[string]bool{
-		"BaseURL": cfg.BaseURL == "", "EnvironmentID": cfg.EnvironmentID == "", "Engine": cfg.Engine == nil && cfg.OnWork == nil, "StateDir": cfg.StateDir == "" && cfg.OnWork == nil,
+		"BaseURL": cfg.BaseURL == "", "EnvironmentID": cfg.EnvironmentID == "", "Engine": cfg.Engine == nil && cfg.OnWork == nil, "StateDir": cfg.StateDir == "",
 	} {
 		if missing {
 			return nil, fmt.Errorf("worker: %s is required", name)
@@ -139,6 +139,14 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
 	return w, nil
+}
+
+// moveIn makes sure that there is a state directory, and the worker's name in it.
+func (w *Worker) moveIn() error {
+	if err := os.MkdirAll(w.StateDir, 0o711); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	return w.name()
 }
 
 // name makes sure that the worker has one, which is that of earlier lives on the
@@ -199,6 +207,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	// A server that stops waits for connections that have yet to be used.
 	defer w.HTTPClient.CloseIdleConnections()
+	if err := w.moveIn(); err != nil {
+		return err
+	}
 	serve, stop, err := w.readyTo(ctx)
 	if err != nil {
 		return err
@@ -298,6 +309,9 @@ func (w *Worker) RunOne(ctx context.Context, item Item) error {
 	if w.token(item) == "" {
 		return errors.New("worker: the item has no usable secret, and there is no environment key")
 	}
+	if err := w.moveIn(); err != nil {
+		return err
+	}
 	if err := w.reap(ctx); err != nil {
 		return err
 	}
@@ -330,12 +344,6 @@ func (w *Worker) token(item Item) string {
 // reap makes the state directory ready: it destroys the sandboxes that workers
 // who are gone have left behind.
 func (w *Worker) reap(ctx context.Context) error {
-	if err := os.MkdirAll(w.StateDir, 0o711); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
-	}
-	if err := w.name(); err != nil {
-		return err
-	}
 	left, err := w.Engine.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list sandboxes left behind: %w", err)
