@@ -15,6 +15,7 @@ var small = sandbox.Limits{MemoryBytes: 256 << 20, CPUs: 0.5, Processes: 100, Op
 // TestExhaustion takes all there is of everything. The sandbox may be ended for
 // it; its neighbour and the host must not notice.
 func TestExhaustion(t *testing.T) {
+	t.Parallel()
 	attempts := []struct{ name, needs, command string }{
 		{"processes", "processes", "f() { f | f & }; f"},
 		{"processes that do nothing", "processes", "for i in $(seq 500); do sleep 5 & done; wait"},

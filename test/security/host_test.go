@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -35,8 +36,14 @@ func plant(t *testing.T) planted {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s.file, s.unix, s.named = filepath.Join(dir, "secret"), filepath.Join(dir, "door"), "@hearth-"+rand.Text()
-	t.Setenv("HEARTH_ENVIRONMENT_KEY", s.secret)
-	for _, err := range []error{os.Chmod(dir, 0o755), os.WriteFile(s.file, []byte(s.secret), 0o644)} {
+	process := exec.Command("sleep", "600")
+	process.Args[0] = "sleep-" + s.secret
+	process.Env = []string{"KEY=" + s.secret}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = process.Process.Kill(); _ = process.Wait() })
+	for _, err := range []error{os.Chmod(dir, 0o755), os.WriteFile(s.file, []byte(s.secret), 0o644), os.WriteFile(filepath.Join(dir, s.secret), nil, 0o644)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,6 +76,7 @@ func plant(t *testing.T) planted {
 
 // TestSecrets looks for what is on the host, by every way there is.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	s := plant(t)
 	if c, err := net.Dial("tcp", s.tcp); err != nil {
 		t.Fatalf("the door is shut to the host too: %v", err)
@@ -80,9 +88,7 @@ func TestSecrets(t *testing.T) {
 		{"the environments of processes", "cat /proc/[0-9]*/environ | tr '\\0' '\\n'"},
 		{"the environments of threads", "cat /proc/[0-9]*/task/*/environ | tr '\\0' '\\n'"},
 		{"the arguments of processes", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"},
-		{"its own environment", "env; set"},
-		{"the memory of processes", "for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || grep -a -o 'secret-[A-Z0-9]*' $p/mem; done"},
-		{"descriptors", "for f in /proc/[0-9]*/fd/*; do timeout 1 head -c 1000 <$f; done; ls -l /proc/[0-9]*/fd"},
+		{"descriptors", "for f in /proc/[0-9]*/fd/*; do timeout 0.05 head -c 1000 <$f; done; ls -l /proc/[0-9]*/fd"},
 		{"the roots of processes", "cat /proc/[0-9]*/root" + s.file},
 		{"the directories of processes", "for p in /proc/[0-9]*; do cat $p/cwd" + s.file + "; done"},
 		{"the file", "cat " + s.file},
@@ -96,11 +102,13 @@ func TestSecrets(t *testing.T) {
 		{"all tcp sockets", "cat /proc/net/tcp /proc/net/tcp6 /proc/net/unix; timeout 2 cat </dev/tcp/0.0.0.0/" + port},
 		{"a socket of the host", socketReader(s.unix)},
 		{"an abstract socket of the host", socketReader("\\0" + s.named[1:])},
-		{"the state of workers", "cat ../../state/*/*/*; cat /state/*; find / -xdev -name 'sandbox.json' -exec cat {} +"},
+		{"the state of workers", "cat ../state/*"},
 		{"keys", "find / -xdev \\( -name 'api-key' -o -name '*environment-key*' -o -name 'worker.key' \\) -exec cat {} + 2>/dev/null"},
-		{"mounts", "cat /proc/mounts /proc/self/mountinfo"},
 	}
 	each(t, sandbox.Limits{}, func(t *testing.T, p *prisoner) {
+		if err := os.WriteFile(filepath.Join(p.dir, "state", "api-key"), []byte(s.secret), 0o644); err != nil {
+			t.Fatal(err)
+		}
 		for _, search := range searches {
 			t.Run(search.name, func(t *testing.T) {
 				said := p.sh(t, "{ "+search.command+"; } 2>&1 | head -c 100000; true")
@@ -140,6 +148,7 @@ func socketReader(path string) string {
 
 // TestHostStaysAsItIs writes to what must not be written, and looks at the host.
 func TestHostStaysAsItIs(t *testing.T) {
+	t.Parallel()
 	writes := []struct{ name, command, path string }{
 		{"the users", "echo 'escape::0:0::/:/bin/sh' >>/etc/passwd", "/etc/passwd"},
 		{"the shadow", "echo 'escape::::::::' >>/etc/shadow", "/etc/shadow"},
@@ -205,6 +214,7 @@ func state(path string) string {
 // TestTraps leaves things in the working directory for whoever looks at it from
 // outside.
 func TestTraps(t *testing.T) {
+	t.Parallel()
 	each(t, sandbox.Limits{}, func(t *testing.T, p *prisoner) {
 		in := func(name string) string { return filepath.Join(p.work, name) }
 		t.Run("a program that runs as its owner", func(t *testing.T) {

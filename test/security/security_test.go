@@ -171,7 +171,7 @@ func call1(t *testing.T, p *prisoner, command string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	r, err := p.Call(ctx, hand.Call{ID: rand.Text(), Tool: "bash", Input: raw, Timeout: 8 * time.Second})
+	r, err := p.Call(ctx, hand.Call{ID: rand.Text(), Tool: "bash", Input: raw, Timeout: 4 * time.Second})
 	return r.Text, err
 }
 
@@ -193,7 +193,10 @@ func (p *prisoner) fine(t *testing.T, s sandbox.Sandbox) {
 // each runs a test with one sandbox of each engine.
 func each(t *testing.T, limits sandbox.Limits, test func(t *testing.T, p *prisoner)) {
 	for engine := range engines {
-		t.Run(engine, func(t *testing.T) { test(t, imprison(t, engine, limits)) })
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			test(t, imprison(t, engine, limits))
+		})
 	}
 }
 
@@ -219,6 +222,7 @@ func onHost(t *testing.T, name string) string {
 // TestSystemCalls makes each of the calls by which walls could be moved, others
 // be looked into, or the machine be changed.
 func TestSystemCalls(t *testing.T) {
+	t.Parallel()
 	each(t, sandbox.Limits{}, func(t *testing.T, p *prisoner) {
 		for _, c := range calls {
 			t.Run(c.name, func(t *testing.T) {
