@@ -85,16 +85,22 @@ func (l *lease) keep(ctx context.Context) error {
 	}
 }
 
+// lastBeat is how long a beat may still take when nobody needs it any more.
+const lastBeat = 2 * time.Second
+
 // beat makes one heartbeat, for a lease of the given duration if it is not zero.
 func (l *lease) beat(ctx context.Context, expected string, desired, limit time.Duration) (api.Heartbeat, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	// One that is on its way when the lease ends is waited for a little: cut off,
+	// it might still arrive, and after the stop.
+	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastBeat, cancel) })()
 	query := url.Values{"expected_last_heartbeat": {expected}}
 	if desired > 0 {
 		query.Set("desired_ttl_seconds", strconv.Itoa(int(desired.Seconds())))
 	}
 	var beat api.Heartbeat
-	err := l.wire.do(ctx, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/heartbeat", query, nil, &beat)
+	err := l.wire.do(sent, "POST", workPath(l.item.EnvironmentID, l.item.WorkID)+"/heartbeat", query, nil, &beat)
 	return beat, err
 }
 
