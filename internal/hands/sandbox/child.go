@@ -95,7 +95,7 @@ func (p *Child) watchDisk() {
 	if p.Spec.Limits.DiskBytes == 0 {
 		return
 	}
-	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]bool{}, kill: func() { _ = p.Cmd.Process.Kill() }}
+	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]int64{}, kill: func() { _ = p.Cmd.Process.Kill() }}
 	if p.Scratch != "" {
 		p.disk.dirs = append(p.disk.dirs, p.Scratch)
 	}

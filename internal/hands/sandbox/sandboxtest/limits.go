@@ -90,7 +90,7 @@ func testCPULimit(t *testing.T, newEngine Maker) {
 func testProcessesLimit(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{Processes: 40}})
 	// xargs, unlike bash, does not try again and again.
-	result := b.do(toolCall("bash", input{"command": "seq 80 | timeout 10 xargs -P 80 -n 1 sh -c 'sleep 3' sh; echo ended with $?"}))
+	result := b.do(toolCall("bash", input{"command": "seq 80 | timeout 10 xargs -P 80 -n 1 sh -c 'sleep 1.5' sh; echo ended with $?"}))
 	if !strings.Contains(result.Text, "fork") && !strings.Contains(result.Text, "limit") {
 		t.Errorf("80 processes were started under a limit of 40: %.300q", result.Text)
 	}
@@ -128,7 +128,7 @@ func testScratchLimit(t *testing.T, newEngine Maker) {
 	if b.Workdir() != sandbox.GuestWorkdir {
 		t.Skip("there is no scratch: the sandbox has the host's files")
 	}
-	result := b.do(toolCall("bash", input{"command": "head -c 60M /dev/zero >/tmp/big; sleep 5"}))
+	result := b.do(toolCall("bash", input{"command": "head -c 60M /dev/zero >/tmp/big; sleep 2"}))
 	if !result.IsError && !strings.Contains(result.Text, "No space left") {
 		t.Errorf("60 MiB were written to a scratch of 20: %.300q", result.Text)
 	}
