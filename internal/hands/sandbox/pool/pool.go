@@ -1,12 +1,13 @@
 // Package pool keeps a few sandboxes of an engine started before anybody asks,
 // so that a session gets one at once. A Pool is an engine itself, in the place
 // of the one it draws from. It owns the blank sandboxes and their working
-// directories, and may call sandbox.
+// directories, and may call sandbox and hand.
 package pool
 
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 )
 
@@ -188,8 +190,15 @@ func (p *Pool) make(ctx context.Context, home string) (blank, error) {
 	if err != nil {
 		return blank{}, errors.Join(err, os.RemoveAll(workdir))
 	}
+	// Everything takes longest the first time, and nobody waits for it here.
+	if _, err := s.Call(ctx, hand.Call{ID: "first", Tool: "bash", Input: json.RawMessage(`{"command":":"}`), Timeout: primeTimeout}); err != nil {
+		return blank{}, errors.Join(err, s.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(workdir))
+	}
 	return blank{s, workdir}, nil
 }
+
+// primeTimeout bounds the first call of a sandbox.
+const primeTimeout = 10 * time.Second
 
 // Create implements sandbox.Engine: it hands out a blank sandbox, under its own
 // id, if there is one that fits; else it has one made.
