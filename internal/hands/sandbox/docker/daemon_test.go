@@ -69,7 +69,6 @@ func (k *keeper) start() error {
 	k.daemon = exec.Command(program, "--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent=/"+k.groups,
 		"--data-root="+at("data"), "--exec-root="+at("exec"), "--pidfile="+at("pid"), "--host=unix://"+socketIn(k.dir))
 	k.daemon.Stdout, k.daemon.Stderr = log, log
-	k.daemon.Env = append(os.Environ(), "DOCKER_TMPDIR="+k.dir)
 	if err := k.daemon.Start(); err != nil {
 		return err
 	}
@@ -124,13 +123,26 @@ func (k *keeper) clear() {
 	if err := os.RemoveAll(k.dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
-	left, _ := filepath.Glob("/sys/fs/cgroup/*/" + k.groups)
-	for _, group := range append(left, "/sys/fs/cgroup/"+k.groups) {
-		inner, _ := filepath.Glob(group + "/*/")
-		for _, dir := range append(inner, group) {
-			_ = unix.Rmdir(dir) // not every controller has it
+	// Who has ended may stay in its group a moment longer.
+	for deadline := time.Now().Add(patience); k.removeGroups() > 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// removeGroups removes the containers' control groups and tells how many are left.
+func (k *keeper) removeGroups() (left int) {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + k.groups, "/sys/fs/cgroup/*/" + k.groups} {
+		groups, _ := filepath.Glob(pattern)
+		for _, group := range groups {
+			inner, _ := filepath.Glob(group + "/*/")
+			for _, dir := range append(inner, group) {
+				if unix.Rmdir(dir) != nil {
+					left++
+				}
+			}
 		}
 	}
+	return left
 }
 
 // descendants lists the processes below one, those that wait to be waited for

@@ -54,11 +54,7 @@ func run(m *testing.M) int {
 	}
 	defer stop()
 	os.Setenv(hostName, "unix://"+socket)
-	dir, err := os.MkdirTemp("", "hearth-docker-test-") // not t.TempDir, which only its owner may enter
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = errors.Join(os.Chmod(dir, 0o755), provide(socket, dir))
-	}
+	err = provide(socket)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -66,8 +62,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// provide makes the images and the program of the containers.
-func provide(socket, dir string) error {
+// provide makes the images and the program of the containers, beside the daemon.
+func provide(socket string) error {
 	files, err := toolFiles()
 	if err != nil {
 		return err
@@ -83,7 +79,7 @@ func provide(socket, dir string) error {
 		return os.Setenv(programName, self)
 	}
 	// This very package, without C libraries, which an image may lack.
-	built := filepath.Join(dir, "program")
+	built := filepath.Join(filepath.Dir(socket), "program")
 	cmd := exec.Command("go", "test", "-c", "-o", built, "hearth/internal/hands/sandbox/docker")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -197,6 +193,28 @@ func TestLostState(t *testing.T) {
 	}
 	if err := s.Destroy(t.Context()); err != nil {
 		t.Errorf("destroy what is gone: %v", err)
+	}
+}
+
+// What a worker that is gone had paused can be destroyed.
+func TestLeftPaused(t *testing.T) {
+	needDaemon(t)
+	state := t.TempDir()
+	id := strings.ToLower(rand.Text())
+	s, err := newEngine(state).Create(t.Context(), sandbox.Spec{ID: id, Workdir: filepath.Join(t.TempDir(), "work")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := newEngine(state)
+	if err := next.Destroy(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if infos, err := next.List(t.Context()); err != nil || len(infos) > 0 {
+		t.Errorf("listed after its end: %+v, %v", infos, err)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // tools are what the suite uses in a sandbox.
-const tools = `bash sh awk basename cat chattr chgrp chmod chown chroot cmp cp cut date dd dirname env find fold getent grep head
+const tools = `bash sh echo printf false awk basename cat chattr chgrp chmod chown chroot cmp cp cut date dd dirname env find fold getent grep head
 	id kill ln ls mkdir mkfifo mknod mktemp mount mv nice readlink rm rmdir sed seq setsid sleep sort stat stty tail tar
 	tee test timeout touch tr true umount uname uniq unshare wc which xargs yes`
 
