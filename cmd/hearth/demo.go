@@ -16,6 +16,7 @@ import (
 
 	"hearth/api"
 	"hearth/client"
+	"hearth/internal/hands/sandbox/docker"
 )
 
 const demoHelp = `Run a real job end to end and show it live.
@@ -28,9 +29,10 @@ The exit code is 0 only if every step did what it should.`
 
 func newDemo() *cobra.Command {
 	var (
-		logs   logFlags
-		engine string
-		asJSON bool
+		logs     logFlags
+		engine   string
+		inDocker docker.Config
+		asJSON   bool
 	)
 	cmd := &cobra.Command{
 		Use:     "demo",
@@ -48,7 +50,7 @@ func newDemo() *cobra.Command {
 			defer os.RemoveAll(dir)
 			dev := devConfig{
 				brain: brainConfig{listen: "127.0.0.1:0", data: dir, model: modelRehearsal, log: log},
-				hands: handsConfig{engine: engine, limitFlags: limitFlags{limits: defaultLimits}},
+				hands: handsConfig{engine: engine, docker: inDocker, limitFlags: limitFlags{limits: defaultLimits}},
 			}
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				d := demo{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: asJSON, isolated: engine != engineProcess, dir: dir}
@@ -58,6 +60,7 @@ func newDemo() *cobra.Command {
 	}
 	logs.register(cmd.Flags(), "warn")
 	registerEngine(cmd.Flags(), &engine)
+	registerDocker(cmd.Flags(), &inDocker)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print each event as one line of JSON; the summary goes to standard error")
 	return cmd
 }

@@ -71,7 +71,7 @@ type devConfig struct {
 func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) error) error {
 	d.hands.stateDir, d.hands.log = filepath.Join(d.brain.data, "worker"), d.brain.log
 	// The engine comes first: where it cannot work, nothing should be made.
-	engine, err := newEngine(ctx, d.hands.engine, d.hands.stateDir, d.hands.log)
+	engine, err := d.hands.newEngine(ctx)
 	if err != nil {
 		return err
 	}

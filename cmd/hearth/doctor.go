@@ -12,6 +12,7 @@ import (
 
 	"hearth/internal/hands/doctor"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/process"
@@ -27,7 +28,7 @@ the worker; it reads the same variables too.
 
 Below each warning and failure stands what to do about it. Every engine is
 started, runs one command and is removed again, in a directory of its own beside
---state. Without --base-url or --environment-id the server is left out; the
+--state; docker only if it is the one asked for. Without --base-url or --environment-id the server is left out; the
 environment's key is only looked at by the server, and claims nothing.
 
 It may run beside a live worker, leaves nothing behind, and ends within half a
@@ -35,9 +36,10 @@ minute. The exit code is 1 if anything fails; warnings do not count.`
 
 func newDoctor() *cobra.Command {
 	var (
-		cfg    doctor.Config
-		engine string
-		out    output
+		cfg      doctor.Config
+		engine   string
+		inDocker docker.Config
+		out      output
 	)
 	cmd := &cobra.Command{
 		Use:     "doctor",
@@ -57,6 +59,11 @@ func newDoctor() *cobra.Command {
 				cfg.BaseURL = defaultBaseURL
 			}
 			cfg.Engines, cfg.Wanted = enginesIn, enginesOf(engine)
+			if engine == engineDocker { // only then, for it may pull an image
+				cfg.Engines = func(stateDir string) []sandbox.Engine {
+					return append(enginesIn(stateDir), newDocker(inDocker, stateDir, slog.New(slog.DiscardHandler)))
+				}
+			}
 			report := doctor.Examine(cmd.Context(), cfg)
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -72,6 +79,7 @@ func newDoctor() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	registerEngine(flags, &engine)
+	registerDocker(flags, &inDocker)
 	flags.StringVar(&cfg.StateDir, "state", filepath.Join(defaultDataDir(), "worker"), "the directory a worker would keep sessions' files and sandboxes in")
 	flags.IntVar(&cfg.MaxSessions, "max-sessions", 8, "how many sessions a worker would serve at once")
 	flags.IntVar(&cfg.Pool, "pool", 2, "how many sandboxes a worker would keep started ahead")
@@ -82,8 +90,9 @@ func newDoctor() *cobra.Command {
 	return cmd
 }
 
-// enginesIn makes every engine there is, with its state below a directory. None
-// limits anything: to find where it could may change the control groups.
+// enginesIn makes every engine that needs nothing installed, with its state below a
+// directory. None limits anything: to find where it could may change the control
+// groups.
 func enginesIn(stateDir string) []sandbox.Engine {
 	silent := slog.New(slog.DiscardHandler)
 	return []sandbox.Engine{

@@ -17,6 +17,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/auth"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/process"
@@ -28,17 +29,40 @@ const (
 	engineAuto      = "auto"
 	engineGVisor    = "gvisor"
 	engineNamespace = "namespace"
+	engineDocker    = "docker"
 	engineProcess   = "process"
 )
 
 func registerEngine(flags *pflag.FlagSet, engine *string) {
 	*engine = engineAuto
-	oneOf(flags, engine, "engine", "", "what isolates a session: gvisor (a kernel of its own), namespace (walls in this host's kernel), process (nothing does: only for code you would run yourself), or auto (gvisor where it works, else namespace)",
-		engineAuto, engineGVisor, engineNamespace, engineProcess)
+	oneOf(flags, engine, "engine", "", "what isolates a session: gvisor (a kernel of its own), namespace (walls in this host's kernel), docker (a container of --docker-image), process (nothing does: only for code you would run yourself), or auto (gvisor where it works, else namespace)",
+		engineAuto, engineGVisor, engineNamespace, engineDocker, engineProcess)
 }
 
-// newEngine makes the engine of that name and makes sure it works here.
-func newEngine(ctx context.Context, name, stateDir string, log *slog.Logger) (sandbox.Engine, error) {
+// registerDocker adds the settings of the docker engine.
+func registerDocker(flags *pflag.FlagSet, cfg *docker.Config) {
+	flags.StringVar(&cfg.Image, "docker-image", docker.DefaultImage, "the image of the docker engine's sandboxes; it must have bash")
+	flags.StringVar(&cfg.Host, "docker-host", "", "the socket of the Docker daemon (default DOCKER_HOST, or "+docker.DefaultHost+")")
+	flags.StringVar(&cfg.Runtime, "docker-runtime", "", "what the Docker daemon runs sandboxes with, for example runsc (default its own default)")
+}
+
+// newDocker makes the docker engine with those settings.
+func newDocker(cfg docker.Config, stateDir string, log *slog.Logger) sandbox.Engine {
+	cfg.StateDir, cfg.Log = stateDir, log
+	cfg.Host = firstOf(cfg.Host, os.Getenv("DOCKER_HOST"))
+	return docker.New(cfg)
+}
+
+// newEngine makes the engine asked for and makes sure it works here.
+func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
+	name, stateDir, log := h.engine, h.stateDir, h.log
+	if name == engineDocker {
+		engine := newDocker(h.docker, stateDir, log) // whose daemon makes the control groups
+		if err := engine.Check(ctx); err != nil {
+			return nil, usageError("the %s engine does not work on this host: %w", name, err)
+		}
+		return engine, nil
+	}
 	groups := findGroups(log)
 	if name == engineAuto {
 		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
@@ -93,7 +117,7 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 			return nil, err
 		}
 		var err error
-		if engine, err = newEngine(ctx, h.engine, h.stateDir, h.log); err != nil {
+		if engine, err = h.newEngine(ctx); err != nil {
 			return nil, err
 		}
 	}

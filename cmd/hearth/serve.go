@@ -61,7 +61,7 @@ type serveInfo struct {
 func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig) error {
 	builtIn.stateDir, builtIn.log = filepath.Join(cfg.data, "worker"), cfg.log
 	if hands {
-		engine, err := newEngine(ctx, builtIn.engine, builtIn.stateDir, cfg.log)
+		engine, err := builtIn.newEngine(ctx)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/worker"
 )
 
@@ -153,6 +154,7 @@ type workerFlags struct {
 // server have in common.
 type handsConfig struct {
 	engine      string
+	docker      docker.Config
 	stateDir    string
 	maxSessions int
 	maxIdle     time.Duration
@@ -171,6 +173,7 @@ type handsConfig struct {
 
 func (h *handsConfig) register(flags *pflag.FlagSet) {
 	registerEngine(flags, &h.engine)
+	registerDocker(flags, &h.docker)
 	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
 	flags.IntVar(&h.pool, "pool", 2, "how many sandboxes to keep started ahead of their sessions")
 	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")

@@ -109,8 +109,8 @@ func late(ctx context.Context, err error) error {
 	return err
 }
 
-// docker asks whether there is a daemon. No engine of ours needs one, so that
-// there is none is no problem.
+// docker asks whether there is a daemon. Only one engine needs one, which is tried
+// when it is asked for; else that there is none is no problem.
 func docker(ctx context.Context) []Finding {
 	const name = "docker"
 	network, address := "unix", "/var/run/docker.sock"
@@ -132,12 +132,12 @@ func docker(ctx context.Context) []Finding {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return []Finding{skipped(name, "no daemon answers at %s; none is needed", address)}
+		return []Finding{skipped(name, "no daemon answers at %s; only the docker engine needs one", address)}
 	}
 	defer response.Body.Close()
 	var version struct{ Version, ApiVersion string }
 	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&version); err != nil || version.Version == "" {
-		return []Finding{skipped(name, "what answers at %s is no Docker daemon; none is needed", address)}
+		return []Finding{skipped(name, "what answers at %s is no Docker daemon; only the docker engine needs one", address)}
 	}
-	return []Finding{good(name, "Docker %s (API %s) answers at %s; it is not needed", version.Version, version.ApiVersion, address)}
+	return []Finding{good(name, "Docker %s (API %s) answers at %s; only the docker engine needs it", version.Version, version.ApiVersion, address)}
 }

@@ -11,8 +11,8 @@ import (
 	"hearth/internal/hands/hand"
 )
 
-// Child is a Sandbox whose hand is a child process that talks over its
-// standard input and output. Engines that start one embed it.
+// Child is a Sandbox whose hand is a process, mostly a child of this one, that
+// talks over its standard input and output. Engines that start one embed it.
 type Child struct {
 	Launch
 	hand      *hand.Client
@@ -32,6 +32,9 @@ type Launch struct {
 	Cmd *exec.Cmd
 	// Start starts Cmd. Default Cmd.Start.
 	Start func() error
+	// Process is the hand's process where it is no child of this one; there is no
+	// Cmd then.
+	Process Process
 	// Started is called once the process exists, before it begins.
 	Started func(pid int) error
 	// Bounds hold it to its limits.
@@ -45,28 +48,58 @@ type Launch struct {
 	Free func(context.Context) error
 }
 
+// Process is the process of a hand.
+type Process interface {
+	// Start starts it. What it says on its standard error goes to notes. The
+	// process id is that on this host.
+	Start(ctx context.Context, notes io.Writer) (pid int, stdin io.WriteCloser, stdout io.Reader, err error)
+	// Kill ends it, unless it has ended by itself.
+	Kill()
+	// Wait waits for its end, after all it said has been read.
+	Wait()
+}
+
+// child is a Process that is a child of this one.
+type child struct {
+	cmd   *exec.Cmd
+	start func() error
+}
+
+func (c child) Start(_ context.Context, notes io.Writer) (pid int, stdin io.WriteCloser, stdout io.Reader, err error) {
+	if stdin, err = c.cmd.StdinPipe(); err != nil {
+		return 0, nil, nil, err
+	}
+	if stdout, err = c.cmd.StdoutPipe(); err != nil {
+		return 0, nil, nil, err
+	}
+	c.cmd.Stderr = notes
+	if c.start == nil {
+		c.start = c.cmd.Start
+	}
+	if err := c.start(); err != nil {
+		return 0, nil, nil, err
+	}
+	return c.cmd.Process.Pid, stdin, stdout, nil
+}
+
+func (c child) Kill() { _ = c.cmd.Process.Kill() }
+
+func (c child) Wait() { _ = c.cmd.Wait() } // how it ended is of no use
+
 // Run starts the hand of a sandbox and waits until it is ready.
 func (l Launch) Run(ctx context.Context) (*Child, error) {
-	stdin, err := l.Cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := l.Cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
+	if l.Process == nil {
+		l.Process = child{l.Cmd, l.Start}
 	}
 	notes := &tail{}
-	l.Cmd.Stderr = notes
-	if l.Start == nil {
-		l.Start = l.Cmd.Start
-	}
-	if err := l.Start(); err != nil {
+	pid, stdin, stdout, err := l.Process.Start(ctx, notes)
+	if err != nil {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
 	p := &Child{Launch: l, stdin: stdin, waited: make(chan struct{})}
-	err = l.Bounds.Add(l.Cmd.Process.Pid)
+	err = l.Bounds.Add(pid)
 	if err == nil {
-		err = l.Started(l.Cmd.Process.Pid)
+		err = l.Started(pid)
 	}
 	if err == nil {
 		connect := hand.Connect
@@ -76,15 +109,15 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		p.hand, err = connect(ctx, stdout, stdin)
 	}
 	if err != nil {
-		_ = l.Cmd.Process.Kill() // it may have ended by itself
+		l.Process.Kill()
 		stdin.Close()
-		_ = l.Cmd.Wait()
+		l.Process.Wait()
 		close(p.waited)
 		return nil, fmt.Errorf("start the sandbox: %w%s", err, notes)
 	}
 	go func() {
-		<-p.hand.Done()  // all it said has been read
-		_ = l.Cmd.Wait() // how it ended is of no use
+		<-p.hand.Done() // all it said has been read
+		l.Process.Wait()
 		close(p.waited)
 	}()
 	p.watchDisk()
@@ -95,7 +128,7 @@ func (p *Child) watchDisk() {
 	if p.Spec.Limits.DiskBytes == 0 {
 		return
 	}
-	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]int64{}, kill: func() { _ = p.Cmd.Process.Kill() }}
+	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
 	if p.Scratch != "" {
 		p.disk.dirs = append(p.disk.dirs, p.Scratch)
 	}
@@ -147,7 +180,7 @@ func (p *Child) Resume(context.Context) error { return p.Bounds.Freeze(false) }
 func (p *Child) Destroy(ctx context.Context) error {
 	p.once.Do(func() {
 		_ = p.Bounds.Freeze(false) // what is frozen may be beyond being killed
-		_ = p.Cmd.Process.Kill()   // it may have ended by itself
+		p.Process.Kill()
 		p.stdin.Close()
 		<-p.waited
 		p.destroyed = p.Free(ctx)

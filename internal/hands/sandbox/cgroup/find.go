@@ -23,7 +23,7 @@ func Find() (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := ownGroups()
+	own, err := groupsOf("self")
 	if err != nil {
 		return nil, err
 	}
@@ -68,10 +68,40 @@ func hierarchies() ([]mount, error) {
 	return all, nil
 }
 
-// ownGroups are the groups this process is in: by controller, and that of
-// version 2 by "".
-func ownGroups() (map[string]string, error) {
-	raw, err := os.ReadFile("/proc/self/cgroup")
+// Of is the group of a process that somebody else has bounded, to read its hits.
+// The group's path must hold a word that only that group's does; where it does
+// not, there are no hits to be read.
+func Of(pid int, word string) *Group {
+	mounts, err := hierarchies()
+	if err != nil {
+		return nil
+	}
+	groups, err := groupsOf(strconv.Itoa(pid))
+	if err != nil {
+		return nil
+	}
+	g := &Group{tree: &Tree{version: 2}, dirs: map[string]string{}}
+	for _, m := range mounts {
+		for _, controller := range []string{memory, pids} {
+			if group := groups[controller]; m.version == 1 && slices.Contains(m.options, controller) && strings.Contains(group, word) {
+				g.tree.version, g.dirs[controller] = 1, m.dir(group)
+			}
+		}
+	}
+	if g.tree.version == 1 {
+		return g
+	}
+	i := slices.IndexFunc(mounts, func(m mount) bool { return m.version == 2 })
+	if i >= 0 && strings.Contains(groups[""], word) {
+		g.dirs[memory], g.dirs[pids] = mounts[i].dir(groups[""]), mounts[i].dir(groups[""])
+	}
+	return g
+}
+
+// groupsOf are the groups a process is in: by controller, and that of version 2
+// by "".
+func groupsOf(pid string) (map[string]string, error) {
+	raw, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
 	if err != nil {
 		return nil, err
 	}

@@ -10,16 +10,13 @@ package gvisor
 
 import (
 	"context"
-	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +24,7 @@ import (
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/hostroot"
+	"hearth/internal/hands/sandbox/program"
 	"hearth/internal/hands/sandbox/record"
 )
 
@@ -48,10 +46,9 @@ type Config struct {
 type Engine struct {
 	dir    record.Dir
 	groups *cgroup.Tree
-	given  string // Config.Program
-	log    *slog.Logger
-	// copying is held while a copy of this program is made.
-	copying sync.Mutex
+	// program is what runs gVisor, and in the guest.
+	program *program.File
+	log     *slog.Logger
 }
 
 // New makes the engine.
@@ -59,7 +56,8 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "gvisor")), groups: cfg.Groups, given: cfg.Program, log: cfg.Log}
+	dir := filepath.Join(cfg.StateDir, "gvisor")
+	return &Engine{dir: record.Dir(dir), groups: cfg.Groups, program: program.New(cfg.Program, dir), log: cfg.Log}
 }
 
 // Name implements sandbox.Engine.
@@ -70,33 +68,13 @@ func (e *Engine) Check(ctx context.Context) error {
 	if _, err := os.Stat("/bin/bash"); err != nil {
 		return fmt.Errorf("there is no /bin/bash; install bash: %w", err)
 	}
-	path := e.given
-	if path == "" {
-		path = "/proc/self/exe"
-	}
-	if err := static(path); err != nil {
+	if err := e.program.Static(); err != nil {
 		return err
 	}
 	probe := exec.CommandContext(ctx, "/bin/true")
 	probe.SysProcAttr = attributes()
 	if err := probe.Run(); err != nil {
 		return fmt.Errorf("the kernel refuses new namespaces (inside a container, it must be run with more rights): %w", err)
-	}
-	return nil
-}
-
-// static tells why a program is not statically linked: gVisor's parts start it
-// again where there are no libraries.
-func static(path string) error {
-	program, err := elf.Open(path)
-	if err != nil {
-		return fmt.Errorf("look at this program: %w", err)
-	}
-	defer program.Close()
-	for _, part := range program.Progs {
-		if part.Type == elf.PT_INTERP {
-			return errors.New("this program is linked with C libraries; build it without: CGO_ENABLED=0 go build ./cmd/hearth")
-		}
 	}
 	return nil
 }
@@ -135,7 +113,7 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return fail(err)
 	}
-	program, err := e.program()
+	program, err := e.program.Path()
 	if err != nil {
 		return fail(err)
 	}
@@ -203,51 +181,6 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 // hostProcesses is how many processes and threads of the host gVisor may need
 // for so many of a guest.
 func hostProcesses(guest int) int { return 4*guest + 1000 }
-
-// program is the file of this program, to be seen in the guest as its first.
-// When it has been replaced or removed, as an upgrade does under a running
-// worker, it is a copy of what runs.
-func (e *Engine) program() (string, error) {
-	if e.given != "" {
-		return e.given, nil
-	}
-	const self = "/proc/self/exe"
-	running, err := os.Stat(self)
-	if err != nil {
-		return "", err
-	}
-	path, err := os.Readlink(self)
-	if err != nil {
-		return "", err
-	}
-	if there, err := os.Stat(path); err == nil && os.SameFile(there, running) {
-		return path, nil
-	}
-	e.copying.Lock()
-	defer e.copying.Unlock()
-	kept := filepath.Join(string(e.dir), fmt.Sprintf("program-%d-%d", running.ModTime().UnixNano(), running.Size()))
-	if _, err := os.Stat(kept); err == nil {
-		return kept, nil
-	}
-	return kept, copyFile(self, kept)
-}
-
-// copyFile copies a program, whole or not at all.
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		return errors.Join(err, out.Close())
-	}
-	return errors.Join(out.Close(), os.Rename(to+".new", to))
-}
 
 // List implements sandbox.Engine.
 func (e *Engine) List(context.Context) ([]sandbox.Info, error) { return e.dir.Infos() }

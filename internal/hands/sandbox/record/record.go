@@ -82,10 +82,13 @@ func (d Dir) Path(id string) string { return filepath.Join(string(d), id) }
 
 var idForm = regexp.MustCompile(`^[a-z0-9]{26}$`)
 
+// IsID tells whether a text can be a sandbox's id.
+func IsID(id string) bool { return idForm.MatchString(id) }
+
 // Create makes a sandbox's directory and record, owned by this process. The
 // control groups are those that are about to be made.
 func (d Dir) Create(spec sandbox.Spec, cgroups []string) (*Record, error) {
-	if !idForm.MatchString(spec.ID) {
+	if !IsID(spec.ID) {
 		return nil, fmt.Errorf("a sandbox's id must be 26 characters of a-z and 0-9, not %q", spec.ID)
 	}
 	owner, err := Find(os.Getpid())
@@ -118,7 +121,7 @@ func (d Dir) Save(r *Record) error {
 // Load reads a record; fs.ErrNotExist when there is no such sandbox. One whose
 // worker was killed while it made it has a record without an owner.
 func (d Dir) Load(id string) (*Record, error) {
-	if !idForm.MatchString(id) {
+	if !IsID(id) {
 		return nil, fs.ErrNotExist
 	}
 	raw, err := os.ReadFile(filepath.Join(d.Path(id), file))

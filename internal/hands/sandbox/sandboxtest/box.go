@@ -187,6 +187,10 @@ func (b *box) daemon(marker string) {
 // the host does not see their processes.
 func (b *box) guest() bool { return b.engine.Name() == "gvisor" }
 
+// sharesUsers tells whether the engine's sandboxes have the host's users, as an
+// ordinary one of which they run.
+func (b *box) sharesUsers() bool { return b.engine.Name() == "docker" }
+
 // inside counts the sandbox's processes that carry the marker, as seen there.
 func (b *box) inside(marker string) int {
 	b.t.Helper()

@@ -24,6 +24,9 @@ func testOwnNamespaces(t *testing.T, newEngine Maker) {
 	}
 	b := newBox(t, newEngine)
 	for _, kind := range []string{"user", "pid", "mnt", "net", "ipc", "uts", "cgroup"} {
+		if kind == "user" && b.sharesUsers() {
+			continue
+		}
 		path := "/proc/self/ns/" + kind
 		host, err := os.Readlink(path)
 		if err != nil {
@@ -404,7 +407,11 @@ func testProcessLimit(t *testing.T, newEngine Maker) {
 		n, _ := strconv.Atoi(strings.TrimSpace(line))
 		most = max(most, n)
 	}
-	if most == 0 || most >= limit {
+	allowed := limit
+	if b.sharesUsers() && os.Getuid() != 0 {
+		allowed += 100 // its user is not its own, so that they are counted with the hand's threads, for which there is room
+	}
+	if most == 0 || most >= allowed {
 		t.Errorf("%d processes ran under a limit of %d", most, limit)
 	}
 	b.do(toolCall("bash", input{"restart": true}))

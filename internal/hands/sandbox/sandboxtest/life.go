@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -292,7 +293,7 @@ func testHandDies(t *testing.T, newEngine Maker) {
 		_, _ = b.try(context.Background(), toolCall("bash", input{"command": "touch started; (exec -a " + marker + " sleep 100000)"}))
 	}()
 	eventually(t, "a call is under way", func() bool { _, err := os.Stat(b.hostPath("started")); return err == nil })
-	if err := syscall.Kill(childAbove(t, b.onHost(marker)[0]), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(b.firstAbove(b.onHost(marker)[0]), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	closes(t, "Done", b.Done())
@@ -306,33 +307,35 @@ func testHandDies(t *testing.T, newEngine Maker) {
 	leftNothing(t, b.engine, b.state, b.ID(), marker)
 }
 
-// childAbove walks up from a process of a sandbox to the one that this process
-// started.
-func childAbove(t *testing.T, pid int) int {
-	t.Helper()
+// firstAbove walks up from a process of a sandbox to its first one: the one that
+// this process started, or where it is a daemon that starts them, the first of its
+// process namespace.
+func (b *box) firstAbove(pid int) int {
+	b.t.Helper()
+	daemon := b.engine.Name() == "docker"
 	for range 20 {
-		parent := parentOf(t, pid)
-		if parent == os.Getpid() {
+		parent := statusOf(b.t, pid, "PPid")
+		if ids := strings.Fields(statusOf(b.t, pid, "NSpid")); daemon && len(ids) > 1 && ids[len(ids)-1] == "1" || parent == strconv.Itoa(os.Getpid()) {
 			return pid
 		}
-		pid = parent
+		pid, _ = strconv.Atoi(parent) // the kernel writes numbers
 	}
-	t.Fatal("the sandbox is no descendant of its worker")
+	b.t.Fatal("the sandbox is no descendant of its worker")
 	return 0
 }
 
-func parentOf(t *testing.T, pid int) int {
+// statusOf reads a field of what the kernel says of a process.
+func statusOf(t testing.TB, pid int, field string) string {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		var parent int
-		if n, _ := fmt.Sscanf(line, "PPid: %d", &parent); n == 1 {
-			return parent
+		if name, value, _ := strings.Cut(line, ":"); name == field {
+			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatalf("process %d has no parent", pid)
-	return 0
+	t.Fatalf("process %d has no %s", pid, field)
+	return ""
 }

@@ -50,8 +50,10 @@ func MaybeRun(newEngine Maker) {
 
 // Exercise runs the suite of the contract. It skips, with the engine's own
 // words, where Check says the engine cannot work.
-func Exercise(t *testing.T, newEngine Maker) {
-	run(t, newEngine, []scenario{
+func Exercise(t *testing.T, newEngine Maker) { run(t, newEngine, contract()) }
+
+func contract() []scenario {
+	return []scenario{
 		{"bash", testBash},
 		{"bash keeps its state", testBashState},
 		{"bash survives what is done to it", testBashSurvives},
@@ -80,7 +82,7 @@ func Exercise(t *testing.T, newEngine Maker) {
 		{"destroy", testDestroy},
 		{"hand dies", testHandDies},
 		{"owner killed", testOwnerKilled},
-	})
+	}
 }
 
 // ExerciseIsolation runs what only an engine that isolates can pass: that a
@@ -92,7 +94,11 @@ func ExerciseIsolation(t *testing.T, newEngine Maker) {
 	if !t.Run("namespaces", func(t *testing.T) { testOwnNamespaces(t, newEngine) }) {
 		t.FailNow()
 	}
-	run(t, newEngine, []scenario{
+	run(t, newEngine, isolation())
+}
+
+func isolation() []scenario {
+	return []scenario{
 		{"processes", testIsolatedProcesses},
 		{"host files hidden", testHostFilesHidden},
 		{"host files not written", testHostFilesNotWritten},
@@ -110,7 +116,26 @@ func ExerciseIsolation(t *testing.T, newEngine Maker) {
 		{"process limit", testProcessLimit},
 		{"scratch that resists removal", testStubbornScratch},
 		{"owner killed", testIsolatedOwnerKilled},
-	})
+	}
+}
+
+// ExerciseSome runs the scenarios of those names, of Exercise and of
+// ExerciseIsolation, for an engine that would take too long for all of them every
+// day.
+func ExerciseSome(t *testing.T, newEngine Maker, names ...string) {
+	var chosen []scenario
+	for _, name := range names {
+		before := len(chosen)
+		for _, s := range append(contract(), isolation()...) {
+			if s.name == name {
+				chosen = append(chosen, s)
+			}
+		}
+		if len(chosen) == before {
+			t.Errorf("there is no scenario %q", name)
+		}
+	}
+	run(t, newEngine, chosen)
 }
 
 type scenario struct {

@@ -1,0 +1,74 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/hand"
+	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/filter"
+	"hearth/internal/hands/sandbox/reexec"
+)
+
+func init() { reexec.Register(entry, run) }
+
+// run is a container's first process: the hand.
+func run() {
+	if err := serve(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serve finishes the walls from within and serves the tools. It is told how many
+// processes the shell may start, 0 for what the daemon lets it, and how many files
+// each may open.
+func serve(args []string) error {
+	hand.Shrug()
+	if len(args) != 2 {
+		return errors.New("not started by a worker")
+	}
+	processes, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	openFiles, err := strconv.ParseUint(args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat("/bin/bash"); err != nil {
+		return errors.New("the image has no /bin/bash; name one that has with --docker-image")
+	}
+	if err := limitFiles(openFiles); err != nil {
+		return fmt.Errorf("limit open files: %w", err)
+	}
+	// What runs here shares our user; it must not look into us.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("close /proc/1: %w", err)
+	}
+	if err := filter.Load(); err != nil {
+		return err
+	}
+	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
+		Workdir: sandbox.GuestWorkdir, Env: os.Environ(), Init: true, Processes: processes,
+	})
+}
+
+// limitFiles is done here because it lowers what the daemon gives, which it might
+// not be allowed to raise.
+func limitFiles(most uint64) error {
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		return err
+	}
+	most = min(most, have.Max)
+	return errors.Join(
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}),
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
+	)
+}
