@@ -72,8 +72,15 @@ func (r root) own(name string) string   { return filepath.Join(r.Scratch, "own",
 func onThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- fn()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread cannot end before the process does. While it is locked
+			// to this, another one does it.
+			done <- onThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn() // never unlocked
 	}()
 	return <-done
 }

@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // nobody is the user and group an ordinary user's tests run as.
@@ -36,7 +38,7 @@ func AsOrdinaryUser(t *testing.T, pattern string, env ...string) {
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
 	cmd.Env = append(cmd.Env, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.CombinedOutput()
+	out, err := output(cmd)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -44,6 +46,19 @@ func AsOrdinaryUser(t *testing.T, pattern string, env ...string) {
 		if strings.Contains(line, "--- SKIP") {
 			t.Logf("skipped there: %s", line)
 		}
+	}
+}
+
+// output runs a program that was just written. Another test may be starting a
+// process at that moment, which has the file open until it runs its own program.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	for {
+		again := *cmd
+		out, err := again.CombinedOutput()
+		if !errors.Is(err, syscall.ETXTBSY) {
+			return out, err
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
