@@ -56,6 +56,9 @@ func (w *Worker) serve(ctx context.Context, item Item) error {
 	if leaseErr := <-kept; leaseErr != nil {
 		err = leaseErr
 	}
+	if a.lease.lapsed() {
+		err = errors.Join(errLost, err) // clearing up took longer than it lasted
+	}
 	if errors.Is(err, errLost) {
 		log.Warn("lost the lease of a session; leaving it to whoever has it", "error", err)
 		return err

@@ -28,6 +28,7 @@ type lease struct {
 	item Item
 	wire *wire
 	ttl  atomic.Int64 // as last granted, in nanoseconds
+	last atomic.Int64 // when a beat that was answered was made, in nanoseconds since 1970
 }
 
 // The bounds of the interval between beats, and the lease assumed before the
@@ -41,11 +42,15 @@ const (
 func newLease(item Item, wire *wire) *lease {
 	l := &lease{item: item, wire: wire}
 	l.ttl.Store(int64(firstTTL))
+	l.last.Store(time.Now().UnixNano())
 	return l
 }
 
 // lasts is how long the lease holds without a beat.
 func (l *lease) lasts() time.Duration { return time.Duration(l.ttl.Load()) }
+
+// lapsed tells whether the lease has run out, so that another may hold it.
+func (l *lease) lapsed() bool { return time.Since(time.Unix(0, l.last.Load())) >= l.lasts() }
 
 // keep beats until ctx ends, which is no error, or the lease does. The first
 // beat, at once, takes it.
@@ -54,18 +59,20 @@ func (l *lease) keep(ctx context.Context) error {
 	if expected == "" {
 		expected = api.NoHeartbeat
 	}
-	granted := time.Now()
 	for {
 		interval := min(max(l.lasts()/2, minBeat), maxBeat)
 		began := time.Now()
 		beat, err := l.beat(ctx, expected, 0, interval)
+		if err == nil {
+			l.last.Store(began.UnixNano())
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil && (!beat.LeaseExtended || beat.State == api.WorkStopping || beat.State == api.WorkStopped):
 			return errStopped
 		case err == nil:
-			granted, expected = time.Now(), beat.LastHeartbeat
+			expected = beat.LastHeartbeat
 			if beat.TTLSeconds > 0 {
 				l.ttl.Store(beat.TTLSeconds * int64(time.Second))
 				interval = min(max(l.lasts()/2, minBeat), maxBeat)
@@ -74,7 +81,7 @@ func (l *lease) keep(ctx context.Context) error {
 			return errors.Join(errLost, err)
 		case !transient(err):
 			return errors.Join(errRefused, err)
-		case time.Since(granted) > l.lasts():
+		case l.lapsed():
 			return errors.Join(errLost, err)
 		default:
 			interval = min(interval, minBeat) // soon again: the lease is running out
