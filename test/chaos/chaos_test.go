@@ -16,7 +16,7 @@ func TestChaos(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			err := run(t.Context(), config{
-				rounds: 1, sessions: 8, turns: 4, kills: 5, seed: uint64(time.Now().UnixNano()),
+				rounds: 1, sessions: 6, turns: 3, kills: 3, seed: uint64(time.Now().UnixNano()),
 				engine: "namespace", databaseURL: url(t), patience: time.Minute,
 			})
 			if err != nil {

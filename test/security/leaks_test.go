@@ -16,7 +16,7 @@ import (
 
 // cycles is how many sandboxes of the namespace engine are made and destroyed,
 // and a tenth as many of gVisor: go test ./test/security -run Leaks -cycles 1000.
-var cycles = flag.Int("cycles", 30, "how many sandboxes to make and destroy in the test for leaks")
+var cycles = flag.Int("cycles", 10, "how many sandboxes to make and destroy in the test for leaks")
 
 // TestLeaks makes and destroys sandboxes, and wants the host to be as before.
 func TestLeaks(t *testing.T) {
@@ -24,7 +24,7 @@ func TestLeaks(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			n := *cycles
 			if engine == "gvisor" {
-				n = max(3, n/10)
+				n = max(2, n/10)
 			}
 			p := imprison(t, engine, small)
 			made := []string{p.round(t)} // what is made once, and kept
