@@ -204,7 +204,7 @@ func tsWorker(t *testing.T, s *site, dir string) program {
 
 func hearthWorker(t *testing.T, s *site, dir, engine string) program {
 	cmd := hearthCommand(t, "worker", "--base-url", s.url, "--environment-id", s.environmentID,
-		"--engine", engine, "--state", dir, "--max-idle", maxIdle.String(), "--drain", "2s")
+		"--engine", engine, "--state", dir, "--pool", "1", "--max-idle", maxIdle.String(), "--drain", "2s")
 	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
 	return begin(t, cmd)
 }
