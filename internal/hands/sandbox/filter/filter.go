@@ -24,7 +24,7 @@ var denied = []string{
 	"bpf", "perf_event_open", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "userfaultfd",
 	"io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "request_key", "keyctl", "lookup_dcookie",
 	// The machine.
-	"reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct", "syslog", "iopl", "ioperm", "vhangup", "nfsservctl", "personality",
+	"reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct", "syslog", "iopl", "ioperm", "modify_ldt", "vhangup", "nfsservctl", "personality",
 }
 
 // families are the kinds of socket that reach past the network namespace or
@@ -43,10 +43,10 @@ func Load() error {
 			Name: "socket", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.Equal, Value: family}},
 		})
 	}
-	// The first process is the hand. The host's kernel would not let it be hurt
-	// from within; that of a guest does.
+	// The first process is the hand. The host's kernel would not let it be killed
+	// from within, but be limited; that of a guest lets it be both.
 	hurt := []seccomp.NameWithConditions{}
-	for call, argument := range map[string]uint32{"kill": 0, "tkill": 0, "tgkill": 0} {
+	for call, argument := range map[string]uint32{"kill": 0, "tkill": 0, "tgkill": 0, "prlimit64": 0} {
 		hurt = append(hurt, seccomp.NameWithConditions{
 			Name: call, Conditions: seccomp.ArgumentConditions{{Argument: argument, Operation: seccomp.Equal, Value: 1}},
 		})

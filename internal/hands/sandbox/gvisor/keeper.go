@@ -75,6 +75,9 @@ func keep() {
 
 func prepare() (o orders, err error) {
 	hand.Shrug()
+	if err := reexec.CloseInherited(5); err != nil {
+		return o, err
+	}
 	from := os.NewFile(3, "orders")
 	if err := json.NewDecoder(from).Decode(&o); err != nil {
 		return o, fmt.Errorf("read the orders: %w", err)
@@ -200,8 +203,9 @@ func serve() {
 	var processes int
 	_, _ = fmt.Sscan(os.Getenv(processesName), &processes) // always set
 	os.Unsetenv(processesName)
-	// The guest's own, which nobody in it needs.
-	err := errors.Join(os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(placeholder), filter.Load())
+	// What runs here shares our user; it must not look into us. And the guest's own
+	// devices, which nobody in it needs, go.
+	err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(placeholder), filter.Load())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -15,6 +15,7 @@ import (
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/hostroot"
+	"hearth/internal/hands/sandbox/reexec"
 )
 
 // instructions are what a sandbox's first process is told, on descriptor 3.
@@ -39,6 +40,9 @@ func inside() {
 
 func serve() error {
 	hand.Shrug()
+	if err := reexec.CloseInherited(4); err != nil {
+		return err
+	}
 	var in instructions
 	orders := os.NewFile(3, "instructions")
 	if err := json.NewDecoder(orders).Decode(&in); err != nil {

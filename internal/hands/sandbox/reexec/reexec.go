@@ -3,7 +3,13 @@
 // runs inside their sandboxes. It may call no package of ours.
 package reexec
 
-import "os"
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
 
 // init ends a process that could start nothing, in words of ours: later, some
 // of what is linked in would not get over it.
@@ -29,4 +35,26 @@ func Register(name string, run func()) {
 		os.Exit(0)
 	}()
 	select {}
+}
+
+// CloseInherited closes the descriptors from first on that this process was
+// given by those who started it, and which they may have been given themselves
+// without knowing. What this process has opened stays.
+func CloseInherited(first int) error {
+	const own = "/proc/self/fd"
+	entries, err := os.ReadDir(own)
+	if err != nil {
+		return fmt.Errorf("close inherited files: %w", err)
+	}
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd < first {
+			continue
+		}
+		// Inherited is what was not marked to be closed; all of ours is.
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
 }
