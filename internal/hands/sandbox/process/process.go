@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -177,7 +178,7 @@ func killAll(ctx context.Context, r *record.Record) error {
 	stopped := map[int]bool{}
 	for quiet := 0; quiet < 2; {
 		quiet++
-		for _, pid := range marked(r.ID) {
+		for _, pid := range marked(r) {
 			if !stopped[pid] {
 				quiet = 0
 				stopped[pid] = true
@@ -193,7 +194,7 @@ func killAll(ctx context.Context, r *record.Record) error {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
 		}
 		clear(stopped)
-		for _, pid := range marked(r.ID) {
+		for _, pid := range marked(r) {
 			stopped[pid] = true
 		}
 		if err := ctx.Err(); err != nil {
@@ -206,17 +207,21 @@ func killAll(ctx context.Context, r *record.Record) error {
 // markName is the variable by which processes of a sandbox are known.
 const markName = "SANDBOX_ID"
 
-// marked finds the processes of a sandbox.
-func marked(id string) []int {
-	found, _ := filepath.Glob("/proc/[0-9]*/environ") // a constant pattern is well-formed
+// marked finds the processes of a sandbox. Those older than it are not looked
+// into: to read a process's environment can take as long as that process likes.
+func marked(r *record.Record) []int {
+	found, _ := filepath.Glob("/proc/[0-9]*") // a constant pattern is well-formed
 	var pids []int
-	for _, path := range found {
-		raw, err := os.ReadFile(path)
-		if err != nil || !strings.Contains("\x00"+string(raw)+"\x00", "\x00"+markName+"="+id+"\x00") {
+	for _, dir := range found {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		var pid int
-		if _, err := fmt.Sscanf(path, "/proc/%d/environ", &pid); err == nil && pid != os.Getpid() {
+		if p, err := record.Find(pid); err != nil || p.Start < r.Process.Start {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, "environ"))
+		if err == nil && strings.Contains("\x00"+string(raw)+"\x00", "\x00"+markName+"="+r.ID+"\x00") {
 			pids = append(pids, pid)
 		}
 	}
