@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -114,6 +115,15 @@ func pointerTo(path, method, status, kind string) string {
 	return "/paths/" + escape.Replace(path) + "/" + strings.ToLower(method) + "/responses/" + status + "/content/" + escape.Replace(kind) + "/schema"
 }
 
+// Documented is the documented path that a request's path stands for.
+func Documented(path string) (documented string, ok bool) {
+	c, err := load()
+	if err != nil {
+		return "", false
+	}
+	return c.find(path)
+}
+
 const errorSchema = "/components/responses/Error/content/application~1json/schema"
 
 // Check holds one answer with a JSON body against the contract. Paths that are
@@ -175,6 +185,12 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		response.Body = &eventChecker{ReadCloser: response.Body, tb: t.tb, path: r.URL.Path}
 		return response, nil
 	}
+	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); kind != "application/json" && response.StatusCode < 300 {
+		if err := checkKind(r.Method, r.URL.Path, kind); err != nil {
+			t.tb.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		}
+		return response, nil
+	}
 	body, err := io.ReadAll(response.Body)
 	response.Body.Close()
 	if err != nil {
@@ -185,6 +201,30 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.tb.Errorf("%s %s answered %d, not as in the contract: %v\n%.2000s", r.Method, r.URL.Path, response.StatusCode, err, body)
 	}
 	return response, nil
+}
+
+// checkKind tells whether an answer that is not JSON may be of its kind: where
+// the contract has bytes, they may say what they are.
+func checkKind(method, path, kind string) error {
+	c, err := load()
+	if err != nil {
+		return err
+	}
+	documented, ok := c.find(path)
+	if !ok {
+		return fmt.Errorf("%s is not in the contract", path)
+	}
+	var operation struct {
+		Responses map[string]struct{ Content map[string]any }
+	}
+	if err := json.Unmarshal(c.paths[documented][strings.ToLower(method)], &operation); err != nil {
+		return err
+	}
+	content := operation.Responses["200"].Content
+	if content[kind] == nil && content["application/octet-stream"] == nil {
+		return fmt.Errorf("the answer is %q, which the contract does not have", kind)
+	}
+	return nil
 }
 
 // eventChecker checks the events of a stream as they are read.

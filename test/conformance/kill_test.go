@@ -11,6 +11,7 @@ import (
 
 	"hearth/api"
 	"hearth/client"
+	"hearth/test/run"
 )
 
 // midCall is what sessions are told whose worker goes while a call runs.
@@ -48,7 +49,7 @@ func leftBehind(log []api.Event) (calls []string) {
 // same kind or not, finish the session elsewhere.
 func TestKilledWorker(t *testing.T) {
 	t.Parallel()
-	b := serve(t)
+	b := run.Serve(t)
 	everyDay := []string{"official Go", "hearth gvisor", "hearth after official Go", "TypeScript after hearth", "hearth after TypeScript"}
 	for name, kinds := range map[string][2]string{
 		"official Go":                  {"official Go", "official Go"},
@@ -82,7 +83,7 @@ func TestKilledWorker(t *testing.T) {
 	}
 }
 
-func kill(t *testing.T, p program) {
+func kill(t *testing.T, p run.Program) {
 	t.Helper()
 	if err := p.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -93,7 +94,7 @@ func kill(t *testing.T, p program) {
 // had begun it does not run a second time, and says so.
 func TestRestartedWorker(t *testing.T) {
 	t.Parallel()
-	b := serve(t)
+	b := run.Serve(t)
 	for _, kind := range []string{"hearth process", "hearth namespace"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -112,12 +113,12 @@ func TestRestartedWorker(t *testing.T) {
 // TestRevokedKey ends every kind of worker.
 func TestRevokedKey(t *testing.T) {
 	t.Parallel()
-	b := serve(t)
+	b := run.Serve(t)
 	for kind, start := range workers {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, b, kind)
-			key, err := b.client.CreateKey(t.Context(), s.environmentID, client.KeyParams{Name: "revoked"})
+			key, err := b.Client.CreateKey(t.Context(), s.environmentID, client.KeyParams{Name: "revoked"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,10 +126,10 @@ func TestRevokedKey(t *testing.T) {
 			worker := start(t, s, t.TempDir())
 			c := s.start(t, "$ echo served")
 			c.expect(c.end(1), "served")
-			if _, err := b.client.RevokeKey(t.Context(), s.environmentID, key.ID); err != nil {
+			if _, err := b.Client.RevokeKey(t.Context(), s.environmentID, key.ID); err != nil {
 				t.Fatal(err)
 			}
-			if !worker.ends() {
+			if !worker.Ends() {
 				t.Error("the worker goes on")
 			}
 		})
@@ -139,16 +140,17 @@ func TestRevokedKey(t *testing.T) {
 // goes on with the next item.
 func TestStoppedItem(t *testing.T) {
 	t.Parallel()
-	b := serve(t)
+	b := run.Serve(t)
 	for kind, start := range workers {
 		for name, force := range map[string]bool{"gracefully": false, "by force": true} {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, b, kind+" "+name)
 				start(t, s, t.TempDir())
-				c := s.start(t, midCall)
+				// Long enough not to be over before the stop, which ends it.
+				c := s.start(t, "$ echo before\n$ sleep 10; echo during\n$ echo after")
 				c.begun()
-				work := b.client.SDK().Beta.Environments.Work
+				work := b.Client.SDK().Beta.Environments.Work
 				items, err := work.List(t.Context(), s.environmentID, anthropic.BetaEnvironmentWorkListParams{})
 				if err != nil || len(items.Data) != 1 {
 					t.Fatalf("%d items, %v", len(items.Data), err)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"hearth/test/run"
 )
 
 // TestParked has sessions wait for so long that their sandboxes are put on disk,
@@ -13,7 +15,7 @@ import (
 // same directory. One that is killed takes what was in memory with it.
 func TestParked(t *testing.T) {
 	t.Parallel()
-	s, dir := newSite(t, serve(t), "parked"), t.TempDir()
+	s, dir := newSite(t, run.Serve(t), "parked"), t.TempDir()
 	worker := workers["hearth gvisor"](t, s, dir)
 	c := s.start(t, "$ mkdir -p sub && cd sub && said=before && echo x >/tmp/scratch\n$ (sleep 1000; echo never) & sleeper=$!\n$ touch here")
 	last := func(turn int) string {
@@ -24,7 +26,7 @@ func TestParked(t *testing.T) {
 	last(1)
 	onDisk := func() {
 		t.Helper()
-		eventually(t, "the sandbox is put on disk", func() bool {
+		run.Eventually(t, "the sandbox is put on disk", func() bool {
 			_, err := os.Stat(filepath.Join(dir, "sessions", c.id, "parked"))
 			return err == nil
 		})
@@ -36,7 +38,7 @@ func TestParked(t *testing.T) {
 		t.Errorf("restored, it says %q\n%s", got, c.story())
 	}
 	onDisk()
-	if err := worker.Process.Signal(syscall.SIGTERM); err != nil || !worker.ends() {
+	if err := worker.Process.Signal(syscall.SIGTERM); err != nil || !worker.Ends() {
 		t.Fatalf("the worker does not end: %v", err)
 	}
 	worker = workers["hearth gvisor"](t, s, dir)

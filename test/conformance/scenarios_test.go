@@ -10,6 +10,7 @@ import (
 	"github.com/anthropics/anthropic-sdk-go"
 
 	"hearth/api"
+	"hearth/test/run"
 )
 
 // scenarios are what every kind of worker must be good for, with the official
@@ -45,7 +46,7 @@ func toolset(policy string) anthropic.BetaAgentNewParamsToolUnion {
 // start makes an agent and a session that begins with a message.
 func (s *site) start(t *testing.T, message string, tools ...anthropic.BetaAgentNewParamsToolUnion) *chat {
 	t.Helper()
-	sdk := s.client.SDK()
+	sdk := s.Client.SDK()
 	if len(tools) == 0 {
 		tools = append(tools, toolset(api.PolicyAlwaysAllow))
 	}
@@ -104,7 +105,7 @@ func (c *chat) log() []api.Event {
 // await follows the stream, and the log before it, until an event is wanted.
 func (c *chat) await(what string, wanted func(api.Event) bool) api.Event {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.t.Context(), run.Patience)
 	defer cancel()
 	stream := c.sdk.Beta.Sessions.Events.StreamEvents(ctx, c.id, anthropic.BetaSessionEventStreamParams{})
 	defer stream.Close()

@@ -7,6 +7,21 @@ import (
 	"hearth/internal/brain/agent"
 )
 
+func (s *server) agentRoutes() []route {
+	const (
+		agents   = "/v1/agents"
+		oneAgent = agents + "/{agent_id}"
+	)
+	return []route{
+		{"POST", agents, client, s.createAgent},
+		{"GET", agents, client, s.listAgents},
+		{"GET", oneAgent, client, s.getAgent},
+		{"POST", oneAgent, client, s.updateAgent},
+		{"POST", oneAgent + "/archive", client, s.archiveAgent},
+		{"GET", oneAgent + "/versions", client, s.listAgentVersions},
+	}
+}
+
 func (s *server) createAgent(r *request) (any, error) {
 	var p agent.Params
 	if err := r.decode(&p); err != nil {

@@ -6,6 +6,21 @@ import (
 	"hearth/internal/brain/session"
 )
 
+func (s *server) environmentRoutes() []route {
+	const (
+		environments = "/v1/environments"
+		environment  = environments + "/{environment_id}"
+	)
+	return []route{
+		{"POST", environments, client, s.createEnvironment},
+		{"GET", environments, client, s.listEnvironments},
+		{"GET", environment, client, s.getEnvironment},
+		{"POST", environment, client, s.updateEnvironment},
+		{"DELETE", environment, client, s.deleteEnvironment},
+		{"POST", environment + "/archive", client, s.archiveEnvironment},
+	}
+}
+
 func (s *server) createEnvironment(r *request) (any, error) {
 	var p environment.Params
 	if err := r.decode(&p); err != nil {

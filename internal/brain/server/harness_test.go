@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -222,6 +223,28 @@ func (b *brain) request(ctx context.Context, credential, method, path string, bo
 		r.Header.Set("Authorization", "Bearer "+credential)
 	}
 	return r
+}
+
+// upload posts files as multipart/form-data, each a part named file, or files[]
+// if there are several, with its path as the file name.
+func (b *brain) upload(credential, path string, files map[string]string) answer {
+	b.t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	for name, content := range files {
+		field := "file"
+		if len(files) > 1 {
+			field = "files[]"
+		}
+		part, err := form.CreateFormFile(field, name)
+		must(b.t, err)
+		_, err = io.WriteString(part, content)
+		must(b.t, err)
+	}
+	must(b.t, form.Close())
+	r := b.request(b.ctx, credential, "POST", path, body.Bytes())
+	r.Header.Set("Content-Type", form.FormDataContentType())
+	return b.send(r)
 }
 
 // ok makes a request that must succeed and decodes its answer.

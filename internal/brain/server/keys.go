@@ -6,6 +6,15 @@ import (
 	"hearth/api"
 )
 
+func (s *server) keyRoutes() []route {
+	const keys = "/v1/environments/{environment_id}/keys"
+	return []route{
+		{"POST", keys, client, s.createKey},
+		{"GET", keys, client, s.listKeys},
+		{"POST", keys + "/{key_id}/revoke", client, s.revokeKey},
+	}
+}
+
 func (s *server) createKey(r *request) (any, error) {
 	var p struct {
 		Name      string  `json:"name"`

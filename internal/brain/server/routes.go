@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"net/http"
+	"regexp"
+	"slices"
 	"time"
 
 	"hearth/api"
@@ -32,59 +34,21 @@ type route struct {
 
 // routes is the API: every route, and who may use it.
 func (s *server) routes() []route {
-	const (
-		agents       = "/v1/agents"
-		oneAgent     = agents + "/{agent_id}"
-		environments = "/v1/environments"
-		environment  = environments + "/{environment_id}"
-		keys         = environment + "/keys"
-		work         = environment + "/work"
-		oneWork      = work + "/{work_id}"
-		sessions     = "/v1/sessions"
-		oneSession   = sessions + "/{session_id}"
-		events       = oneSession + "/events"
+	return slices.Concat(
+		s.probes(),
+		s.agentRoutes(),
+		s.environmentRoutes(),
+		s.keyRoutes(),
+		s.workRoutes(),
+		s.sessionRoutes(),
 	)
+}
+
+func (s *server) probes() []route {
 	return []route{
 		{"GET", "/healthz", public, s.healthz},
 		{"GET", "/readyz", public, s.readyz},
 		{"GET", "/openapi.json", public, s.openAPI},
-
-		{"POST", agents, client, s.createAgent},
-		{"GET", agents, client, s.listAgents},
-		{"GET", oneAgent, client, s.getAgent},
-		{"POST", oneAgent, client, s.updateAgent},
-		{"POST", oneAgent + "/archive", client, s.archiveAgent},
-		{"GET", oneAgent + "/versions", client, s.listAgentVersions},
-
-		{"POST", environments, client, s.createEnvironment},
-		{"GET", environments, client, s.listEnvironments},
-		{"GET", environment, client, s.getEnvironment},
-		{"POST", environment, client, s.updateEnvironment},
-		{"DELETE", environment, client, s.deleteEnvironment},
-		{"POST", environment + "/archive", client, s.archiveEnvironment},
-
-		{"POST", keys, client, s.createKey},
-		{"GET", keys, client, s.listKeys},
-		{"POST", keys + "/{key_id}/revoke", client, s.revokeKey},
-
-		{"GET", work, client | worker, s.listWork},
-		{"GET", work + "/poll", worker, s.pollWork},
-		{"GET", work + "/stats", client | worker, s.workStats},
-		{"GET", oneWork, client, s.getWork},
-		{"POST", oneWork, client, s.updateWork},
-		{"POST", oneWork + "/ack", worker | item, s.ackWork},
-		{"POST", oneWork + "/heartbeat", worker | item, s.heartbeat},
-		{"POST", oneWork + "/stop", client | worker | item, s.stopWork},
-
-		{"POST", sessions, client, s.createSession},
-		{"GET", sessions, client, s.listSessions},
-		{"GET", oneSession, client | worker | item, s.getSession},
-		{"POST", oneSession, client, s.updateSession},
-		{"DELETE", oneSession, client, s.deleteSession},
-		{"POST", oneSession + "/archive", client, s.archiveSession},
-		{"POST", events, client | worker | item, s.sendEvents},
-		{"GET", events, client | worker | item, s.listEvents},
-		{"GET", events + "/stream", client | worker | item, s.streamEvents},
 	}
 }
 
@@ -109,16 +73,18 @@ func (s *server) authorise(r *request, rt route) error {
 	if rt.access&kinds[p.Kind] == 0 {
 		return api.Forbidden("%s %s does not take a credential of the kind %s", rt.method, rt.path, p.Kind)
 	}
-	if err := checkPath(r); err != nil {
+	if err := checkPath(r, rt.path); err != nil {
 		return err
 	}
 	return s.inScope(r)
 }
 
+var parameter = regexp.MustCompile(`\{([a-z_]+)\}`)
+
 // checkPath refuses ids that no object could have.
-func checkPath(r *request) error {
-	for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id"} {
-		if err := checkText(name, r.PathValue(name)); err != nil {
+func checkPath(r *request, path string) error {
+	for _, name := range parameter.FindAllStringSubmatch(path, -1) {
+		if err := checkText(name[1], r.PathValue(name[1])); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,25 @@ import (
 	"hearth/internal/brain/session"
 )
 
+func (s *server) sessionRoutes() []route {
+	const (
+		sessions   = "/v1/sessions"
+		oneSession = sessions + "/{session_id}"
+		events     = oneSession + "/events"
+	)
+	return []route{
+		{"POST", sessions, client, s.createSession},
+		{"GET", sessions, client, s.listSessions},
+		{"GET", oneSession, client | worker | item, s.getSession},
+		{"POST", oneSession, client, s.updateSession},
+		{"DELETE", oneSession, client, s.deleteSession},
+		{"POST", oneSession + "/archive", client, s.archiveSession},
+		{"POST", events, client | worker | item, s.sendEvents},
+		{"GET", events, client | worker | item, s.listEvents},
+		{"GET", events + "/stream", client | worker | item, s.streamEvents},
+	}
+}
+
 type sessionParams struct {
 	Agent         json.RawMessage               `json:"agent"`
 	EnvironmentID string                        `json:"environment_id"`

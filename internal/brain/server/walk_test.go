@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,11 +17,25 @@ import (
 // of the right kind where that is taken, and see nothing.
 type verdict struct {
 	apiKey, envKey, othersKey, token, othersToken int
-	body                                          string // with {session} and such for ids
+	body                                          string // with {session_id} and such for ids
+	// files are sent as multipart/form-data, contents by file name, with body's
+	// fields, if there are any.
+	files map[string]string
 }
 
-// verdicts is the authorisation table as the contract has it, by route.
-var verdicts = map[string]verdict{
+// verdicts is the authorisation table as the contract has it, by route. A
+// resource's rows are beside its tests.
+var verdicts = union(coreVerdicts)
+
+func union(tables ...map[string]verdict) map[string]verdict {
+	all := map[string]verdict{}
+	for _, table := range tables {
+		maps.Copy(all, table)
+	}
+	return all
+}
+
+var coreVerdicts = map[string]verdict{
 	"GET /healthz":      {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 	"GET /readyz":       {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 	"GET /openapi.json": {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
@@ -100,6 +115,7 @@ type site struct {
 	work    *api.Work
 	token   string
 	call    string
+	ids     map[string]string // of the objects of each resource, by parameter
 }
 
 func (b *brain) site() *site {
@@ -109,22 +125,31 @@ func (b *brain) site() *site {
 	s.session = b.session(s.agent.ID, s.env.ID, "$ true")
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
+	s.ids = map[string]string{
+		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
+		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
+	}
 	return s
 }
 
 // fill puts the site's ids in the place of {session_id} and such.
 func (s *site) fill(text string) string {
-	return strings.NewReplacer("{agent_id}", s.agent.ID, "{environment_id}", s.env.ID, "{key_id}", s.key.ID,
-		"{session_id}", s.session.ID, "{work_id}", s.work.ID, "{call_id}", s.call).Replace(text)
+	for name, id := range s.ids {
+		text = strings.ReplaceAll(text, "{"+name+"}", id)
+	}
+	return text
 }
 
 func (s *site) ask(credential string, rt route) answer {
 	s.t.Helper()
-	var body any
-	if text := verdicts[rt.method+" "+rt.path].body; text != "" {
-		body = s.fill(text)
+	v := verdicts[rt.method+" "+rt.path]
+	switch {
+	case v.files != nil:
+		return s.upload(credential, s.fill(rt.path), v.files)
+	case v.body != "":
+		return s.do(credential, rt.method, s.fill(rt.path), s.fill(v.body))
 	}
-	return s.do(credential, rt.method, s.fill(rt.path), body)
+	return s.do(credential, rt.method, s.fill(rt.path), nil)
 }
 
 // state is all that refusals must not change, as a client with the API key

@@ -8,6 +8,23 @@ import (
 	"hearth/internal/brain/queue"
 )
 
+func (s *server) workRoutes() []route {
+	const (
+		work    = "/v1/environments/{environment_id}/work"
+		oneWork = work + "/{work_id}"
+	)
+	return []route{
+		{"GET", work, client | worker, s.listWork},
+		{"GET", work + "/poll", worker, s.pollWork},
+		{"GET", work + "/stats", client | worker, s.workStats},
+		{"GET", oneWork, client, s.getWork},
+		{"POST", oneWork, client, s.updateWork},
+		{"POST", oneWork + "/ack", worker | item, s.ackWork},
+		{"POST", oneWork + "/heartbeat", worker | item, s.heartbeat},
+		{"POST", oneWork + "/stop", client | worker | item, s.stopWork},
+	}
+}
+
 // maxBlock is how long a poll may wait, as the hosted service has it.
 const maxBlock = 999
 

@@ -55,7 +55,7 @@ func testParked(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{MemoryBytes: 512 << 20}})
 	b.bash("mkdir sub && cd sub && who=me && export it=that && f() { echo called $1; }")
 	b.bash("echo scratch >/tmp/scratch; echo host >/etc/changed; echo work >work")
-	b.bash("(n=0; while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.05; done) & echo $! >/tmp/pid")
+	b.bash("(n=0; while :; do n=$((n+1)); echo $n >/tmp/next; mv /tmp/next /tmp/count; sleep 0.05; done) & echo $! >/tmp/pid; until [ -e /tmp/count ]; do sleep 0.05; done")
 	b.bash("(sleep 300; echo never) & sleeper=$!")
 	before := b.bash("cat /tmp/count")
 	b = b.park()
