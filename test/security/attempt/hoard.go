@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hoards take one of something and keep it.
+var hoards = map[string]func(n int) error{
+	"threads": func(int) error {
+		begun := make(chan struct{})
+		go onThread(func() {
+			close(begun)
+			select {}
+		})
+		<-begun
+		return nil
+	},
+	"files":       func(int) error { _, err := unix.Open("/dev/null", unix.O_RDONLY, 0); return err },
+	"some memory": func(int) error { return touch(-1, 4<<20) },
+	"memory":      func(int) error { return touch(-1, 4<<20) },
+	"memfd": func(n int) error {
+		fd, err := unix.MemfdCreate("hoard", 0)
+		if err == nil {
+			err = unix.Ftruncate(fd, 4<<20)
+		}
+		if err == nil {
+			err = touch(fd, 4<<20)
+		}
+		return err
+	},
+	"pipes": func(n int) error {
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_NONBLOCK); err != nil {
+			return err
+		}
+		_, _ = unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, 1<<20) // as far as it is allowed
+		_, err := unix.Write(ends[1], make([]byte, 1<<20))
+		return err
+	},
+	"sockets": func(n int) error {
+		ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(ends[0], make([]byte, 100_000))
+		return err
+	},
+	"watchers": func(int) error { _, err := unix.InotifyInit1(0); return err },
+	"watches": func(n int) error {
+		fd, err := unix.InotifyInit1(0)
+		if err == nil {
+			_, err = unix.InotifyAddWatch(fd, "/proc/self", unix.IN_ALL_EVENTS)
+		}
+		return err
+	},
+	"timers": func(int) error { _, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, 0); return err },
+	"polls":  func(int) error { _, err := unix.EpollCreate1(0); return err },
+	"shared memory": func(n int) error {
+		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4<<20, unix.IPC_CREAT|0o600)
+		if err != nil {
+			return err
+		}
+		raw, err := unix.SysvShmAttach(id, 0, 0)
+		if err != nil {
+			return err
+		}
+		dirty(raw)
+		return nil
+	},
+	"files in shared memory": func(n int) error { return os.WriteFile("/dev/shm/hoard"+strconv.Itoa(n), make([]byte, 1<<20), 0o600) },
+	"ports": func(n int) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{})
+		}
+		if err == nil {
+			err = unix.Listen(fd, 1)
+		}
+		return err
+	},
+	"terminals": func(int) error { _, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY, 0); return err },
+	"locks": func(n int) error {
+		fd, err := unix.Open("/tmp/lock"+strconv.Itoa(n), unix.O_RDWR|unix.O_CREAT, 0o600)
+		if err == nil {
+			err = unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Len: 1})
+		}
+		return err
+	},
+}
+
+// most bounds a hoard, for where nothing else does.
+var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500}
+
+// hoard takes what there is, or only one, says how much that was, and holds on to it.
+func hoard(what string, one bool) {
+	take, ok := hoards[what]
+	if !ok {
+		fmt.Println("there is nothing of that name to take")
+		os.Exit(2)
+	}
+	if one {
+		if err := take(os.Getpid()); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("took it")
+		return
+	}
+	var err error
+	n := 0
+	for ; n < cmp.Or(most[what], 1000) && err == nil; n++ {
+		err = take(n)
+	}
+	fmt.Println("holds", n, err)
+	enough := make(chan os.Signal, 1)
+	signal.Notify(enough, unix.SIGTERM)
+	select {
+	case <-enough:
+	case <-time.After(time.Minute): // should the test forget us
+	}
+}
+
+// touch takes memory, and means it.
+func touch(fd, size int) error {
+	flags := unix.MAP_SHARED
+	if fd < 0 {
+		flags = unix.MAP_PRIVATE | unix.MAP_ANON
+	}
+	raw, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err != nil {
+		return err
+	}
+	dirty(raw)
+	return nil
+}
+
+func dirty(raw []byte) {
+	for i := 0; i < len(raw); i += os.Getpagesize() {
+		raw[i] = 1
+	}
+}
