@@ -17,15 +17,9 @@ import (
 	"hearth/internal/hands/sandbox"
 )
 
-<<<<<<< HEAD
-// cycles is how many sandboxes of the namespace engine are made and destroyed,
-// and a tenth as many of gVisor: go test ./test/security -run Leaks -cycles 1000.
-var cycles = flag.Int("cycles", 10, "how many sandboxes to make and destroy in the test for leaks")
-=======
 // cycles is how many sandboxes of the namespace engine are made and destroyed.
 // Of gVisor it is a fifth as many; and for every ten of them a worker is killed.
 var cycles = flag.Int("cycles", 20, "how many sandboxes to make and destroy in the test for leaks")
->>>>>>> f1a5064 (security: attempts are made by a small program of their own, and more of them; workers robbed, hoards, killed owners)
 
 func cyclesOf(engine string) int {
 	if engine == "gvisor" {
@@ -40,14 +34,8 @@ func cyclesOf(engine string) int {
 func TestLeaks(t *testing.T) {
 	for engine, make := range engines {
 		t.Run(engine, func(t *testing.T) {
-<<<<<<< HEAD
-			n := *cycles
-			if engine == "gvisor" {
-				n = max(2, n/10)
-=======
 			if err := make(t.TempDir()).Check(t.Context()); err != nil {
 				t.Skip(err)
->>>>>>> f1a5064 (security: attempts are made by a small program of their own, and more of them; workers robbed, hoards, killed owners)
 			}
 			dir := openDir(t)
 			t.Setenv("TMPDIR", filepath.Join(dir, "tmp")) // whatever is put there is ours

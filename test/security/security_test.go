@@ -259,7 +259,7 @@ func judge(t *testing.T, said string) {
 func quoted(args []string) string {
 	words := make([]string, len(args))
 	for i, a := range args {
-		words[i] = "'" + strings.ReplaceAll(a, "'", `'\\''`) + "'"
+		words[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 	}
 	return strings.Join(words, " ")
 }

@@ -27,7 +27,6 @@ func testWrites(t *testing.T, p *prisoner) {
 		{"the users", "/etc/passwd", "echo 'escape::0:0::/:/bin/sh' >>/etc/passwd"},
 		{"the passwords", "/etc/shadow", "echo 'escape::::::::' >>/etc/shadow"},
 		{"a program", "/usr/bin/env", "cp /bin/true /usr/bin/env"},
-		{"the shell", "/bin/bash", "cp --remove-destination /bin/bash /tmp/bash; cat /bin/true >/bin/bash; mv /tmp/bash /bin/bash"},
 		{"the loader's preloads", "/etc/ld.so.preload", "echo /workspace/x.so >/etc/ld.so.preload; rm -f /etc/ld.so.preload"},
 		{"scheduled jobs", "/etc/cron.d/escape", "mkdir -p /etc/cron.d; echo '* * * * * root touch /tmp/escaped' >/etc/cron.d/escape"},
 		{"keys of root", "/root/.ssh/authorized_keys", "mkdir -p /root/.ssh; echo key >>/root/.ssh/authorized_keys"},

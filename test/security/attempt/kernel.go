@@ -93,20 +93,26 @@ func judgeOwnCalls() error {
 		return l.err
 	}
 	poll := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 1000); err == nil && n == 1 {
-		var notice [80]byte // struct seccomp_notif; its id comes first
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, l.fd, 0xc0502100 /* SECCOMP_IOCTL_NOTIF_RECV */, uintptr(unsafe.Pointer(&notice))); errno != 0 {
-			return errno
+	for asked := 0; asked <= 0; {
+		select {
+		case err := <-ended: // nobody was asked
+			return err
+		default:
+			asked, _ = unix.Poll(poll, 10) // an interruption is no question
 		}
-		var answer struct {
-			id         uint64
-			value      int64
-			err, flags int32
-		}
-		answer.id, answer.flags = *(*uint64)(unsafe.Pointer(&notice)), continues
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, l.fd, 0xc0182101 /* SECCOMP_IOCTL_NOTIF_SEND */, uintptr(unsafe.Pointer(&answer))); errno != 0 {
-			return errno
-		}
+	}
+	var notice [80]byte // struct seccomp_notif; its id comes first
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, l.fd, 0xc0502100 /* SECCOMP_IOCTL_NOTIF_RECV */, uintptr(unsafe.Pointer(&notice))); errno != 0 {
+		return errno
+	}
+	var answer struct {
+		id         uint64
+		value      int64
+		err, flags int32
+	}
+	answer.id, answer.flags = *(*uint64)(unsafe.Pointer(&notice)), continues
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, l.fd, 0xc0182101 /* SECCOMP_IOCTL_NOTIF_SEND */, uintptr(unsafe.Pointer(&answer))); errno != 0 {
+		return errno
 	}
 	return <-ended
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"time"
 	"unsafe"
@@ -22,19 +21,19 @@ var network = []try{
 	plain("socket to the kernel's ciphers", false, func() error { return socket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0) }),
 	plain("key socket", false, func() error { return socket(unix.AF_KEY, unix.SOCK_RAW, 2) }),
 	plain("sockets of rare families", false, rareFamilies),
-	plain("a socket that two sandboxes could share", false, func() error {
+	plain("sockets of rare families by the upper half of a register", true, func() error {
+		const above = 1 << 32 // which the kernel does not look at
 		var failed error
-		for _, kind := range []int{unix.NETLINK_KOBJECT_UEVENT, unix.NETLINK_AUDIT, unix.NETLINK_CONNECTOR, unix.NETLINK_ISCSI, unix.NETLINK_SCSITRANSPORT} {
-			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, kind)
-			if err == nil {
-				err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1})
+		for _, family := range []uintptr{unix.AF_PACKET, unix.AF_VSOCK, unix.AF_ALG, unix.AF_XDP, unix.AF_KEY} {
+			for _, kind := range []uintptr{unix.SOCK_STREAM, unix.SOCK_RAW, unix.SOCK_SEQPACKET} {
+				err := call(unix.SYS_SOCKET, family|above, kind, 0)
+				if err == nil {
+					return nil
+				}
+				failed = err
 			}
-			if err == nil && kind != unix.NETLINK_KOBJECT_UEVENT { // which tells of its own network namespace only
-				return nil
-			}
-			failed = errors.Join(failed, err)
 		}
-		return errors.Join(failed, errNothing)
+		return failed
 	}),
 	plain("add a network link", true, addLink),
 	plain("give an interface an address", true, func() error {
@@ -138,17 +137,30 @@ func ask(server string) error {
 	return err
 }
 
-// addLink asks the kernel for a link of kind "dummy".
+// addLink asks the kernel for a link, of a kind that it may know.
 func addLink() error {
+	var failed error
+	for _, kind := range []string{"dummy", "bridge", "veth", "vxlan"} {
+		err := addLinkOf(kind)
+		if err == nil {
+			return nil
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", kind, err))
+	}
+	return failed
+}
+
+func addLinkOf(name string) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	kind := []byte{10, 0, 1, 0, 'd', 'u', 'm', 'm', 'y', 0, 0, 0}
-	info := append([]byte{byte(len(kind) + 4), 0, 18, 0}, kind...)
+	padded := append([]byte(name), make([]byte, 8-len(name))...)
+	kind := append([]byte{byte(4 + len(name)), 0, 1, 0}, padded...) // IFLA_INFO_KIND
+	info := append([]byte{byte(len(kind) + 4), 0, 18, 0}, kind...)  // IFLA_LINKINFO
 	body := append(make([]byte, 16), info...)
-	message := append([]byte{byte(16 + len(body)), 0, 0, 0, 16, 0, 0x05, 0x06, 1, 0, 0, 0, 0, 0, 0, 0}, body...)
+	message := append([]byte{byte(16 + len(body)), 0, 0, 0, unix.RTM_NEWLINK, 0, 0x05, 0x06, 1, 0, 0, 0, 0, 0, 0, 0}, body...)
 	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
@@ -164,7 +176,7 @@ func addLink() error {
 		return errNothing
 	}
 	if code := *(*int32)(unsafe.Pointer(&reply[16])); code != 0 {
-		return os.NewSyscallError("netlink", unix.Errno(-code))
+		return unix.Errno(-code)
 	}
 	return nil
 }

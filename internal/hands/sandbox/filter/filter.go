@@ -5,6 +5,7 @@ package filter
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf"
@@ -24,12 +25,15 @@ var denied = []string{
 	"bpf", "perf_event_open", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "userfaultfd",
 	"io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "request_key", "keyctl", "lookup_dcookie",
 	// The machine.
-	"reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct", "syslog", "iopl", "ioperm", "modify_ldt", "vhangup", "nfsservctl", "personality",
+	"reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct", "syslog", "vhangup", "nfsservctl", "personality",
 }
+
+// deniedHere are those that only some kinds of processor have.
+var deniedHere = map[string][]string{"amd64": {"iopl", "ioperm", "modify_ldt"}}
 
 // families are the kinds of socket that reach past the network namespace or
 // into corners of the kernel.
-var families = []uint64{unix.AF_ALG, unix.AF_VSOCK, unix.AF_PACKET, unix.AF_KEY, unix.AF_RDS, unix.AF_TIPC, unix.AF_CAN, unix.AF_BLUETOOTH, unix.AF_XDP, unix.AF_NFC, unix.AF_KCM, unix.AF_QIPCRTR, unix.AF_SMC}
+var families = []uint32{unix.AF_ALG, unix.AF_VSOCK, unix.AF_PACKET, unix.AF_KEY, unix.AF_RDS, unix.AF_TIPC, unix.AF_CAN, unix.AF_BLUETOOTH, unix.AF_XDP, unix.AF_NFC, unix.AF_KCM, unix.AF_QIPCRTR, unix.AF_SMC}
 
 // Load puts all threads of this process, and what it will start, under the
 // filter, without new privileges and for good.
@@ -37,19 +41,8 @@ func Load() error {
 	if err := filterTables(); err != nil {
 		return fmt.Errorf("seccomp: %w", err)
 	}
-	sockets := make([]seccomp.NameWithConditions, 0, len(families))
-	for _, family := range families {
-		sockets = append(sockets, seccomp.NameWithConditions{
-			Name: "socket", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.Equal, Value: family}},
-		})
-	}
-	// The first process is the hand. The host's kernel would not let it be killed
-	// from within, but be limited; that of a guest lets it be both.
-	hurt := []seccomp.NameWithConditions{}
-	for call, argument := range map[string]uint32{"kill": 0, "tkill": 0, "tgkill": 0, "prlimit64": 0} {
-		hurt = append(hurt, seccomp.NameWithConditions{
-			Name: call, Conditions: seccomp.ArgumentConditions{{Argument: argument, Operation: seccomp.Equal, Value: 1}},
-		})
+	if err := filterArguments(); err != nil {
+		return fmt.Errorf("seccomp: %w", err)
 	}
 	newNamespace := make([]seccomp.NameWithConditions, 0, 8)
 	for _, flag := range []uint64{unix.CLONE_NEWUSER, unix.CLONE_NEWNS, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP} {
@@ -63,10 +56,8 @@ func Load() error {
 		Policy: seccomp.Policy{
 			DefaultAction: seccomp.ActionAllow,
 			Syscalls: []seccomp.SyscallGroup{
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), Names: denied},
+				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), Names: slices.Concat(denied, deniedHere[runtime.GOARCH])},
 				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), NamesWithCondtions: newNamespace},
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), NamesWithCondtions: hurt},
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.EAFNOSUPPORT), NamesWithCondtions: sockets},
 				// Its flags are in memory, where a filter cannot look; without
 				// it, libraries use clone.
 				{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
@@ -86,27 +77,75 @@ var tables = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AU
 // usual one.
 const x32 = 0x40000000
 
+// What a filter looks at: struct seccomp_data, in <linux/seccomp.h>.
+const (
+	offsetNumber    = 0
+	offsetArch      = 4
+	offsetArguments = 16 // of eight bytes each
+)
+
+func refuse(errno unix.Errno) bpf.RetConstant {
+	return bpf.RetConstant{Val: uint32(seccomp.ActionErrno) | uint32(errno)}
+}
+
+var allow = bpf.RetConstant{Val: uint32(seccomp.ActionAllow)}
+
 // filterTables refuses calls by any table but the usual one: by another, the
 // same call has another number, which the filter does not know.
 func filterTables() error {
-	const (
-		offsetNumber = 0 // struct seccomp_data, in <linux/seccomp.h>
-		offsetArch   = 4
-	)
-	refuse := bpf.RetConstant{Val: uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)}
-	program, err := bpf.Assemble([]bpf.Instruction{
+	return load([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offsetArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tables[runtime.GOARCH], SkipTrue: 2},
 		bpf.LoadAbsolute{Off: offsetNumber, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32, SkipFalse: 1},
-		refuse,
-		bpf.RetConstant{Val: uint32(seccomp.ActionAllow)},
+		refuse(unix.ENOSYS),
+		allow,
 	})
+}
+
+// filterArguments refuses calls with some first arguments. Those are of four
+// bytes: what a program puts into the other four of the register, the kernel
+// does not see, and nor must we.
+func filterArguments() error {
+	// The first process is the hand. The host's kernel would not let it be killed
+	// from within, but be limited; that of a guest lets it be both.
+	hand := []uint32{1}
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offsetNumber, Size: 4}}
+	for _, rule := range []struct {
+		call      uint32
+		arguments []uint32
+		errno     unix.Errno
+	}{
+		{unix.SYS_SOCKET, families, unix.EAFNOSUPPORT},
+		{unix.SYS_SOCKETPAIR, families, unix.EAFNOSUPPORT},
+		{unix.SYS_KILL, hand, unix.EPERM},
+		{unix.SYS_TKILL, hand, unix.EPERM},
+		{unix.SYS_TGKILL, hand, unix.EPERM},
+		{unix.SYS_RT_SIGQUEUEINFO, hand, unix.EPERM},
+		{unix.SYS_RT_TGSIGQUEUEINFO, hand, unix.EPERM},
+		{unix.SYS_PIDFD_OPEN, hand, unix.EPERM},
+		{unix.SYS_PRLIMIT64, hand, unix.EPERM},
+	} {
+		n := len(rule.arguments)
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: rule.call, SkipFalse: uint8(n + 3)}, // to the next rule
+			bpf.LoadAbsolute{Off: offsetArguments, Size: 4})
+		for i, argument := range rule.arguments {
+			program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: argument, SkipTrue: uint8(n - i)}) // to the refusal
+		}
+		program = append(program, allow, refuse(rule.errno))
+	}
+	return load(append(program, allow))
+}
+
+// load puts all threads of this process under a filter.
+func load(program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return err
 	}
-	filters := make([]unix.SockFilter, len(program))
-	for i, in := range program {
+	filters := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
 		filters[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
