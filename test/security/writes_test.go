@@ -45,7 +45,7 @@ func testWrites(t *testing.T, p *prisoner) {
 		{"the temporary directory", "/tmp/hearth-escaped", "echo x >/tmp/hearth-escaped"},
 		{"the running directory", "/run/hearth-escaped", "echo x >/run/hearth-escaped"},
 		{"shared memory", "/dev/shm/hearth-escaped", "echo x >/dev/shm/hearth-escaped"},
-		{"the program of process 1", program, "for f in /proc/1/exe /proc/self/exe /.hearth; do cat /bin/true >$f; echo x >>$f; done; (exec 3</proc/1/exe; echo x >>/proc/self/fd/3)"},
+		{"the program of process 1", program, "cp /bin/bash shell; for f in /proc/1/exe /proc/self/exe /.hearth; do ./shell -c 'cat /bin/true >'$f'; echo x >>'$f; done; ./shell -c 'exec 3</proc/1/exe; echo x >>/proc/self/fd/3'"},
 		{"the magic key", "/proc/sys/kernel/sysrq", "echo h >/proc/sysrq-trigger; echo 1 >/proc/sys/kernel/sysrq"},
 	}
 	for _, w := range writes {

@@ -145,7 +145,17 @@ func (f *files) load(tool, name string, part bool) ([]byte, error) {
 	if info.Size() > limit {
 		return nil, fmt.Errorf("%s %s: is %d bytes, exceeds %d-byte limit. Use the view_range option, or bash, to see parts of it", tool, name, info.Size(), limit)
 	}
-	return io.ReadAll(io.LimitReader(file, limit))
+	if info.Size() == 0 { // which the kernel's own files say too
+		return io.ReadAll(io.LimitReader(file, limit))
+	}
+	// In one piece of its size: growing one would take several times as much of
+	// the sandbox's memory.
+	data := make([]byte, info.Size())
+	n, err := io.ReadFull(file, data)
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		err = nil // it has been cut short meanwhile
+	}
+	return data[:n], err
 }
 
 // lines are the lines first to last, counted from 1; a last of 0 or less is the end.
@@ -402,14 +412,22 @@ func (f *files) grepFile(out *strings.Builder, name string, expression *regexp.R
 // spillDir is where outputs too long to be shown are kept, in the workdir.
 const spillDir = ".hearth/outputs"
 
-// spill keeps a long output in a file that tools can read.
-func (f *files) spill(text string) (string, error) {
+// spillFile makes a file for a long output, and returns its path.
+func (f *files) spillFile() (*os.File, string, error) {
 	if err := f.root.MkdirAll(spillDir, 0o755); err != nil {
+		return nil, "", err
+	}
+	name := path.Join(spillDir, time.Now().UTC().Format("20060102T150405.000000000")+".txt")
+	file, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	return file, filepath.Join(f.workdir, name), err
+}
+
+// spill keeps a long text in a file that tools can read.
+func (f *files) spill(text string) (string, error) {
+	file, path, err := f.spillFile()
+	if err != nil {
 		return "", err
 	}
-	name := path.Join(spillDir, time.Now().UTC().Format("20060102T150405.000000")+".txt")
-	if err := f.root.WriteFile(name, []byte(text), 0o644); err != nil {
-		return "", err
-	}
-	return filepath.Join(f.workdir, name), nil
+	_, err = file.WriteString(text)
+	return path, errors.Join(err, file.Close())
 }

@@ -56,7 +56,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	if cfg.Start == nil {
 		cfg.Start = (*exec.Cmd).Start
 	}
-	shell := &shell{start: cfg.Start, workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spill, processes: cfg.Processes}
+	shell := &shell{start: cfg.Start, workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spillFile, processes: cfg.Processes}
 	if cfg.Init {
 		shell.orphans = newOrphans(ctx)
 	}

@@ -23,7 +23,7 @@ import (
 type shell struct {
 	workdir string
 	env     []string
-	spill   func(text string) (path string, err error)
+	spill   func() (*os.File, string, error) // a new file for a long output, and its path
 	start   func(*exec.Cmd) error
 	orphans *orphans // nil unless this process is an init
 	// processes bounds what the shell may start; 0 for no bound. It is the
@@ -130,14 +130,13 @@ func (s *shell) shown(o captured) string {
 	if o.total <= maxOutput {
 		return text
 	}
-	note := "[output truncated]\n"
-	if path, err := s.spill(o.all()); err == nil {
-		note = fmt.Sprintf("[output truncated]\n[all %d bytes are in %s]\n", o.total, path)
-		if o.total > maxKept {
-			note = fmt.Sprintf("[output truncated]\n[the first %d of %d bytes are in %s]\n", maxKept, o.total, path)
-		}
+	switch o.kept {
+	case 0:
+		return "[output truncated]\n" + text
+	case o.total:
+		return fmt.Sprintf("[output truncated]\n[all %d bytes are in %s]\n%s", o.total, o.path, text)
 	}
-	return note + text
+	return fmt.Sprintf("[output truncated]\n[the first %d of %d bytes are in %s]\n%s", o.kept, o.total, o.path, text)
 }
 
 // ansi matches terminal escape sequences.
@@ -209,7 +208,7 @@ func (s *shell) startBash() (*bash, error) {
 	statusW.Close()
 	b := &bash{
 		cmd: cmd, commands: commandsW, statuses: bufio.NewReader(statusR), mark: outputW,
-		output: newCapture(), ended: make(chan struct{}), files: []*os.File{commandsW, outputR, outputW, statusR},
+		output: &capture{spill: s.spill}, ended: make(chan struct{}), files: []*os.File{commandsW, outputR, outputW, statusR},
 	}
 	go b.output.read(outputR)
 	go func() {
@@ -308,9 +307,12 @@ func (b *bash) kill() {
 // quote makes one word of a text, whatever is in it.
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// capture holds what a command prints: the first maxKept bytes and the last
-// maxOutput.
+// capture holds what a command prints: the last maxOutput bytes, and when there
+// are more, the first maxKept in a file. What a command prints must not cost
+// the hand, which lives in the sandbox's memory, more than that.
 type capture struct {
+	spill func() (*os.File, string, error)
+
 	mu    sync.Mutex
 	held  captured       // guarded by mu
 	marks []*reachedMark // guarded by mu; awaited, oldest first
@@ -319,8 +321,11 @@ type capture struct {
 // captured is output captured so far.
 type captured struct {
 	total int64
-	head  []byte // the first maxKept bytes
-	end   []byte // the last bytes, at least maxOutput of them when there are as many
+	end   []byte   // the last bytes, at least maxOutput of them when there are as many
+	file  *os.File // nil unless there is more than is shown
+	path  string   // of file
+	kept  int64    // bytes in file
+	full  bool     // no more goes into it
 }
 
 // reachedMark is a text awaited in the output.
@@ -328,8 +333,6 @@ type reachedMark struct {
 	mark string
 	done chan struct{}
 }
-
-func newCapture() *capture { return &capture{} }
 
 func (c *capture) await(mark string) *reachedMark {
 	r := &reachedMark{mark, make(chan struct{})}
@@ -345,6 +348,9 @@ func (c *capture) take() captured {
 	defer c.mu.Unlock()
 	held := c.held
 	c.held = captured{}
+	if held.file != nil {
+		held.file.Close()
+	}
 	return held
 }
 
@@ -371,15 +377,15 @@ func (c *capture) add(data []byte) []byte {
 		before, after, found := bytes.Cut(data, mark)
 		if !found {
 			keep := overlap(data, mark)
-			c.held.add(data[:len(data)-keep])
+			c.keep(data[:len(data)-keep])
 			return bytes.Clone(data[len(data)-keep:])
 		}
-		c.held.add(before)
+		c.keep(before)
 		close(c.marks[0].done)
 		c.marks = c.marks[1:]
 		data = after
 	}
-	c.held.add(data)
+	c.keep(data)
 	return nil
 }
 
@@ -393,18 +399,33 @@ func overlap(data, mark []byte) int {
 	return 0
 }
 
-func (o *captured) add(data []byte) {
+// keep takes in output. The caller holds mu.
+func (c *capture) keep(data []byte) {
+	o := &c.held
 	o.total += int64(len(data))
-	if room := maxKept - len(o.head); room > 0 {
-		o.head = append(o.head, data[:min(room, len(data))]...)
-	}
 	o.end = append(o.end, data...)
+	if o.total > maxOutput && !o.full {
+		if o.file == nil {
+			data = o.end // all there is, so far
+			o.file, o.path, _ = c.spill()
+		}
+		o.write(data)
+	}
 	if len(o.end) > 4*maxOutput {
 		o.end = append(o.end[:0], o.end[len(o.end)-maxOutput:]...)
 	}
 }
 
-func (o *captured) all() string { return string(o.head) }
+// write puts output into the file, as much as may be kept and can be.
+func (o *captured) write(data []byte) {
+	if o.file == nil {
+		o.full = true
+		return
+	}
+	n, err := o.file.Write(data[:min(int64(len(data)), maxKept-o.kept)])
+	o.kept += int64(n)
+	o.full = err != nil || o.kept == maxKept
+}
 
 // tail is the last maxOutput bytes.
 func (o *captured) tail() string { return string(o.end[max(0, len(o.end)-maxOutput):]) }

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +61,8 @@ func serve() error {
 		what string
 		do   func() error
 	}{
+		{"mount the kernel's own processes", mountProc},
+		{"bound what the kernel counts by user", boundUser},
 		{"mount the kernel's files", mountInside},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
 		{"bring up the loopback", loopbackUp},
@@ -89,13 +93,59 @@ func environment(in instructions) []string {
 // secretive are files of /proc that tell of the host or act on it.
 var secretive = []string{"acpi", "asound", "bus", "fs", "irq", "kcore", "keys", "latency_stats", "scsi", "sched_debug", "sysrq-trigger", "timer_list", "kallsyms", "kmsg", "config.gz"}
 
+const plain = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+func mountProc() error { return hostroot.Mount("proc", "/proc", "proc", plain, "") }
+
+// needless is what the kernel counts by user and no program inside needs.
+var needless = []string{
+	"max_fanotify_groups", "max_fanotify_marks", "max_user_namespaces", "max_pid_namespaces", "max_net_namespaces",
+	"max_mnt_namespaces", "max_ipc_namespaces", "max_uts_namespaces", "max_cgroup_namespaces", "max_time_namespaces",
+}
+
+// watches are what watching files takes, by where the host's own limit is. A
+// sandbox may have a share of it, for all sandboxes of a worker are one user.
+var watches = map[string]string{
+	"max_inotify_instances": "/proc/sys/fs/inotify/max_user_instances",
+	"max_inotify_watches":   "/proc/sys/fs/inotify/max_user_watches",
+}
+
+// watchShare is that share: one in so many.
+const watchShare = 8
+
+// boundUser lowers limits of the sandbox's user namespace. A kernel without one
+// of them does not count that.
+func boundUser() error {
+	limits := map[string]int{}
+	for _, name := range needless {
+		limits[name] = 0
+	}
+	for name, whole := range watches {
+		raw, err := os.ReadFile(whole)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		limit, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if err != nil {
+			return err
+		}
+		limits[name] = max(1, limit/watchShare)
+	}
+	for name, limit := range limits {
+		err := os.WriteFile("/proc/sys/user/"+name, []byte(strconv.Itoa(limit)), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // mountInside mounts what only the sandbox itself may: its own processes, its
 // own terminals, its own shared memory.
 func mountInside() error {
-	const plain = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := hostroot.Mount("proc", "/proc", "proc", plain, ""); err != nil {
-		return err
-	}
 	if err := hostroot.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
 		return err
 	}
