@@ -120,15 +120,15 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		l.Process.Wait()
 		close(p.waited)
 	}()
-	p.watchDisk()
+	p.watchDisk(pid)
 	return p, nil
 }
 
-func (p *Child) watchDisk() {
+func (p *Child) watchDisk(pid int) {
 	if p.Spec.Limits.DiskBytes == 0 {
 		return
 	}
-	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
+	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, pid: pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
 	if p.Scratch != "" {
 		p.disk.dirs = append(p.disk.dirs, p.Scratch)
 	}

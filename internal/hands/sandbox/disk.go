@@ -1,0 +1,107 @@
+package sandbox
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// disk watches what a sandbox's files take.
+type disk struct {
+	limit int64
+	dirs  []string
+	pid   int    // of the sandbox's first process
+	kill  func() // ends the sandbox
+
+	mu      sync.Mutex
+	calls   map[*context.CancelCauseFunc]int64 // in flight, and what there was when each began, or unknown; guarded by mu
+	last    int64                              // as last measured; guarded by mu
+	settled bool                               // no call has ended since; guarded by mu
+	crossed bool                               // it ended the sandbox; guarded by mu
+}
+
+// unknown is what there was when a call began while there was too much already.
+const unknown = -1
+
+// How often files are measured: often while a call runs, and rarely enough for
+// measuring to take a small part of the time.
+const (
+	measureBusy = 200 * time.Millisecond
+	measureIdle = 3 * time.Second
+	shareBusy   = 10
+	shareIdle   = 100
+)
+
+// watch measures until done.
+func (d *disk) watch(done <-chan struct{}) {
+	pause := measureBusy
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(pause):
+		}
+		began := time.Now()
+		used := usage(d.dirs, d.pid)
+		took := time.Since(began)
+		if d.judge(used) {
+			pause = max(measureBusy, shareBusy*took)
+		} else {
+			pause = max(measureIdle, shareIdle*took)
+		}
+	}
+}
+
+// judge ends what has made the files grow beyond the limit: the calls that run,
+// or else, for it must be something in the background, the sandbox. What is
+// beyond the limit and does not grow is left alone, so that it can be removed;
+// and so is what a call that has ended may have written last.
+func (d *disk) judge(used int64) (busy bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for cancel, before := range d.calls {
+		switch {
+		case used <= d.limit:
+		case before == unknown:
+			d.calls[cancel] = used
+		case used > before:
+			(*cancel)(d.exceeded())
+		}
+	}
+	if len(d.calls) == 0 && d.settled && used > d.limit && used > d.last && !d.crossed {
+		d.crossed = true
+		d.kill()
+	}
+	d.last, d.settled = used, true
+	return len(d.calls) > 0
+}
+
+func (d *disk) exceeded() error {
+	return &LimitError{size(d.limit) + " of files; remove what is not needed"}
+}
+
+// ended tells whether the sandbox was ended for its files.
+func (d *disk) ended() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.crossed
+}
+
+// during counts a call as in flight until release.
+func (d *disk) during(ctx context.Context) (_ context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.last
+	if before > d.limit {
+		before = unknown
+	}
+	d.calls[&cancel] = before
+	return ctx, func() {
+		cancel(nil)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.calls, &cancel)
+		d.settled = false
+	}
+}
