@@ -19,6 +19,8 @@ import (
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/cgroup"
+	"hearth/internal/hands/sandbox/docker"
+	"hearth/internal/hands/sandbox/docker/dockertest"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 )
@@ -32,6 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	dockertest.MaybeKeep()
 	os.Exit(run(m))
 }
 
@@ -46,7 +49,37 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if os.Getenv(dockerName) == "all" {
+		stop, err := startDocker()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer stop()
+	}
 	return m.Run()
+}
+
+// dockerName is the variable that has the docker engine tried too.
+const dockerName = "HEARTH_TEST_DOCKER"
+
+// dockerImage holds what the attempts use.
+const dockerImage = "hearth-security:latest"
+
+func startDocker() (stop func(), err error) {
+	socket, stop, err := dockertest.Start()
+	if err != nil {
+		return nil, err
+	}
+	files, err := dockertest.ToolFiles()
+	if err == nil {
+		err = dockertest.ImportImage(socket, dockerImage, files)
+	}
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, os.Setenv(dockerName, "unix://"+socket)
 }
 
 // The variables by which the processes of these tests tell each other where
@@ -88,6 +121,9 @@ var engines = map[string]func(stateDir string) sandbox.Engine{
 	"namespace": func(stateDir string) sandbox.Engine {
 		return namespace.New(namespace.Config{StateDir: stateDir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
 	},
+	"docker": func(stateDir string) sandbox.Engine {
+		return docker.New(docker.Config{StateDir: stateDir, Image: dockerImage, Host: os.Getenv(dockerName), Program: os.Getenv(hearthName), Log: slog.New(slog.DiscardHandler)})
+	},
 }
 
 // each runs a test for each engine that works here.
@@ -95,6 +131,9 @@ func each(t *testing.T, test func(t *testing.T, engine string)) {
 	for engine, make := range engines {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
+			if engine == "docker" && os.Getenv(dockerName) == "" {
+				t.Skipf("%s=all has it tried", dockerName)
+			}
 			if err := make(t.TempDir()).Check(t.Context()); err != nil {
 				t.Skip(err)
 			}

@@ -13,6 +13,7 @@ import (
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/docker"
+	"hearth/internal/hands/sandbox/docker/dockertest"
 	"hearth/internal/hands/sandbox/program"
 	"hearth/internal/hands/sandbox/sandboxtest"
 )
@@ -35,10 +36,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == roleKeeper {
-		keep(os.Args[2])
-		return
-	}
+	dockertest.MaybeKeep()
 	sandboxtest.MaybeRun(newEngine)
 	os.Exit(run(m))
 }
@@ -47,7 +45,7 @@ func run(m *testing.M) int {
 	if os.Getenv(hostName)+os.Getenv(whyNotName) != "" {
 		return m.Run()
 	}
-	socket, stop, err := startKeeper()
+	socket, stop, err := dockertest.Start()
 	if err != nil {
 		os.Setenv(whyNotName, err.Error())
 		return m.Run()
@@ -64,11 +62,11 @@ func run(m *testing.M) int {
 
 // provide makes the images and the program of the containers, beside the daemon.
 func provide(socket string) error {
-	files, err := toolFiles()
+	files, err := dockertest.ToolFiles()
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(importImage(socket, image, files), importImage(socket, withoutOne, nil)); err != nil {
+	if err := errors.Join(dockertest.ImportImage(socket, image, files), dockertest.ImportImage(socket, withoutOne, nil)); err != nil {
 		return err
 	}
 	if program.New("", "").Static() == nil {

@@ -1,4 +1,4 @@
-package docker_test
+package dockertest
 
 import (
 	"archive/tar"
@@ -15,12 +15,12 @@ import (
 )
 
 // tools are what the suite uses in a sandbox.
-const tools = `bash sh echo printf false awk basename cat chattr chgrp chmod chown chroot cmp cp cut date dd dirname env find fold getent grep head
+const tools = `bash sh echo printf false awk basename cat chattr chgrp chmod chown chroot cmp cp cut date dd dirname env find fold getent grep head hostname
 	id kill ln ls mkdir mkfifo mknod mktemp mount mv nice readlink rm rmdir sed seq setsid sleep sort stat stty tail tar
-	tee test timeout touch tr true umount uname uniq unshare wc which xargs yes`
+	tee test timeout touch tr true truncate umount uname uniq unshare wc which xargs yes`
 
-// importImage makes an image of files of the host, for there is no registry here.
-func importImage(socket, name string, files map[string]string) error {
+// ImportImage makes an image of files of the host, for there is no registry here.
+func ImportImage(socket, name string, files map[string]string) error {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	for _, dir := range []string{"usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "tmp", "var", "root", "home"} {
@@ -61,9 +61,9 @@ func importImage(socket, name string, files map[string]string) error {
 	return nil
 }
 
-// toolFiles are the files of the tools and of their libraries, by where they
+// ToolFiles are the files of the tools and of their libraries, by where they
 // belong in an image in which /bin and its like are links into /usr.
-func toolFiles() (map[string]string, error) {
+func ToolFiles() (map[string]string, error) {
 	files := map[string]string{}
 	for _, tool := range strings.Fields(tools) {
 		found, err := exec.LookPath(tool)

@@ -1,4 +1,6 @@
-package docker_test
+// Package dockertest runs a Docker daemon of their own for tests, with images
+// made of the host's files.
+package dockertest
 
 import (
 	"bufio"
@@ -22,6 +24,15 @@ import (
 
 // roleKeeper is the first argument of the process that keeps a daemon for tests.
 const roleKeeper = "docker-test-keeper"
+
+// MaybeKeep keeps a daemon, and does not return, where this process was started
+// for that. Tests that call Start call it first of all.
+func MaybeKeep() {
+	if len(os.Args) == 3 && os.Args[1] == roleKeeper {
+		keep(os.Args[2])
+		os.Exit(0)
+	}
+}
 
 // patience is how long a daemon may take to start.
 const patience = 30 * time.Second
@@ -186,8 +197,9 @@ func mountsBelow(dir string) (mounts []string) {
 	return mounts
 }
 
-// startKeeper starts a keeper. It ends with stop, and with this process.
-func startKeeper() (socket string, stop func(), err error) {
+// Start starts a daemon, and tells where its socket is, or why there can be none.
+// The daemon ends with stop, and with this process.
+func Start() (socket string, stop func(), err error) {
 	if os.Getuid() != 0 {
 		return "", nil, errors.New("only root can start a Docker daemon")
 	}
@@ -199,6 +211,7 @@ func startKeeper() (socket string, stop func(), err error) {
 		return "", nil, err
 	}
 	cmd := exec.Command("/proc/self/exe", roleKeeper, dir)
+	cmd.Args[0] = os.Args[0] // gVisor takes what is called by its own link for one of its parts
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true}
 	stdin, err1 := cmd.StdinPipe()
 	stdout, err2 := cmd.StdoutPipe()
