@@ -23,43 +23,86 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 )
 
-// files are the file tools, confined to a directory. Every file is opened
-// through root, which no symbolic link leads out of, however it is swapped
-// while the tool runs.
-type files struct {
-	root    *os.Root
-	workdir string
+// files are the file tools, confined to a few directories, of which the first
+// is the working directory.
+type files []home
+
+// home is a directory the tools may work in. Every file is opened through root,
+// which no symbolic link leads out of, however it is swapped while the tool runs.
+type home struct {
+	root *os.Root
+	dir  string
+	// shown goes before the names of files here when grep names them.
+	shown string
+}
+
+func openFiles(cfg Config) (files, error) {
+	var f files
+	for _, dir := range []string{cfg.Workdir, cfg.Beside} {
+		if dir == "" {
+			continue
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil && dir == cfg.Beside {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open the working directory: %w", err)
+		}
+		h := home{root: root, dir: dir}
+		if dir != cfg.Workdir {
+			h.shown = dir + "/"
+		}
+		f = append(f, h)
+	}
+	return f, nil
+}
+
+func (f files) close() {
+	for _, h := range f {
+		h.root.Close()
+	}
+}
+
+func (f files) workdir() home { return f[0] }
+
+// spot is a path of the model's inside a home.
+type spot struct {
+	home
+	name string // relative to the home
 }
 
 // maxFile is how many bytes of a file a tool reads.
 const maxFile = 256 << 10
 
-// locate finds a path of the model's inside the root: its name there, with
-// every symbolic link resolved.
-func (f *files) locate(name string) (string, error) {
+// locate finds a path of the model's inside one of the homes, with every
+// symbolic link resolved.
+func (f files) locate(name string) (spot, error) {
 	if name == "" {
-		return "", errors.New("a path is required")
+		return spot{}, errors.New("a path is required")
 	}
 	if strings.ContainsRune(name, 0) {
-		return "", errors.New("a path cannot contain a NUL character")
+		return spot{}, errors.New("a path cannot contain a NUL character")
 	}
 	absolute := name
 	if !filepath.IsAbs(absolute) {
-		absolute = filepath.Join(f.workdir, absolute)
-	}
-	home, err := filepath.EvalSymlinks(f.workdir)
-	if err != nil {
-		return "", err
+		absolute = filepath.Join(f.workdir().dir, absolute)
 	}
 	real, err := resolve(filepath.Clean(absolute))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, reason(err))
+		return spot{}, fmt.Errorf("%s: %w", name, reason(err))
 	}
-	inside, err := filepath.Rel(home, real)
-	if err != nil || inside == ".." || strings.HasPrefix(inside, "../") {
-		return "", fmt.Errorf("path %q is outside the session's working directory %s", name, f.workdir)
+	for _, h := range f {
+		dir, err := filepath.EvalSymlinks(h.dir)
+		if err != nil {
+			return spot{}, err
+		}
+		inside, err := filepath.Rel(dir, real)
+		if err == nil && inside != ".." && !strings.HasPrefix(inside, "../") {
+			return spot{h, inside}, nil
+		}
 	}
-	return inside, nil
+	return spot{}, fmt.Errorf("path %q is outside the session's working directory %s", name, f.workdir().dir)
 }
 
 // resolve follows the symbolic links of what exists of a path; the rest is
@@ -97,7 +140,7 @@ func reason(err error) error {
 	return err
 }
 
-func (f *files) read(_ context.Context, input json.RawMessage) (string, error) {
+func (f files) read(_ context.Context, input json.RawMessage) (string, error) {
 	var in struct {
 		FilePath  string `json:"file_path"`
 		ViewRange []int  `json:"view_range"`
@@ -120,13 +163,13 @@ func (f *files) read(_ context.Context, input json.RawMessage) (string, error) {
 }
 
 // load reads a regular file, of any size when part of it is wanted.
-func (f *files) load(tool, name string, part bool) ([]byte, error) {
-	inside, err := f.locate(name)
+func (f files) load(tool, name string, part bool) ([]byte, error) {
+	at, err := f.locate(name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", tool, err)
 	}
 	// Non-blocking, or opening a pipe would wait for its other end.
-	file, err := f.root.OpenFile(inside, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := at.root.OpenFile(at.name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", tool, name, reason(err))
 	}
@@ -172,7 +215,7 @@ func lines(data []byte, first, last int) []byte {
 	return out
 }
 
-func (f *files) write(_ context.Context, input json.RawMessage) (string, error) {
+func (f files) write(_ context.Context, input json.RawMessage) (string, error) {
 	var in struct {
 		FilePath string  `json:"file_path"`
 		Content  *string `json:"content"`
@@ -190,33 +233,33 @@ func (f *files) write(_ context.Context, input json.RawMessage) (string, error) 
 }
 
 // store replaces a file as a whole or not at all.
-func (f *files) store(tool, name string, data []byte) error {
-	inside, err := f.locate(name)
+func (f files) store(tool, name string, data []byte) error {
+	at, err := f.locate(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", tool, err)
 	}
 	fail := func(err error) error { return fmt.Errorf("%s %s: %w", tool, name, reason(err)) }
 	mode := fs.FileMode(0o644)
-	if info, err := f.root.Stat(inside); err == nil {
+	if info, err := at.root.Stat(at.name); err == nil {
 		if !info.Mode().IsRegular() {
 			return fail(errors.New("is not a regular file"))
 		}
 		mode = info.Mode().Perm()
 	}
-	if err := f.root.MkdirAll(path.Dir(inside), 0o755); err != nil {
+	if err := at.root.MkdirAll(path.Dir(at.name), 0o755); err != nil {
 		return fail(err)
 	}
-	temporary := path.Join(path.Dir(inside), ".hearth-"+rand.Text())
-	if err := f.root.WriteFile(temporary, data, mode); err != nil {
-		return errors.Join(fail(err), f.root.RemoveAll(temporary))
+	temporary := path.Join(path.Dir(at.name), ".hearth-"+rand.Text())
+	if err := at.root.WriteFile(temporary, data, mode); err != nil {
+		return errors.Join(fail(err), at.root.RemoveAll(temporary))
 	}
-	if err := errors.Join(f.root.Chmod(temporary, mode), f.root.Rename(temporary, inside)); err != nil {
-		return errors.Join(fail(err), f.root.RemoveAll(temporary))
+	if err := errors.Join(at.root.Chmod(temporary, mode), at.root.Rename(temporary, at.name)); err != nil {
+		return errors.Join(fail(err), at.root.RemoveAll(temporary))
 	}
 	return nil
 }
 
-func (f *files) edit(_ context.Context, input json.RawMessage) (string, error) {
+func (f files) edit(_ context.Context, input json.RawMessage) (string, error) {
 	var in struct {
 		FilePath   string `json:"file_path"`
 		OldString  string `json:"old_string"`
@@ -254,14 +297,14 @@ const (
 )
 
 // searchIn resolves the directory or file a search begins at.
-func (f *files) searchIn(name string) (string, error) {
+func (f files) searchIn(name string) (spot, error) {
 	if name == "" {
 		name = "."
 	}
 	return f.locate(name)
 }
 
-func (f *files) glob(ctx context.Context, input json.RawMessage) (string, error) {
+func (f files) glob(ctx context.Context, input json.RawMessage) (string, error) {
 	var in struct{ Pattern, Path string }
 	if err := decode("glob", input, &in); err != nil {
 		return "", err
@@ -281,13 +324,13 @@ func (f *files) glob(ctx context.Context, input json.RawMessage) (string, error)
 		changed time.Time
 	}
 	var matches []match
-	complete, err := f.walk(ctx, start, func(name string, entry fs.DirEntry) error {
-		inside, err := filepath.Rel(start, name)
+	complete, err := start.walk(ctx, func(name string, entry fs.DirEntry) error {
+		inside, err := filepath.Rel(start.name, name)
 		if err != nil || entry.IsDir() || !doublestar.MatchUnvalidated(in.Pattern, inside) {
 			return nil
 		}
 		if info, err := entry.Info(); err == nil {
-			matches = append(matches, match{filepath.Join(f.workdir, name), info.ModTime()})
+			matches = append(matches, match{filepath.Join(start.dir, name), info.ModTime()})
 		}
 		return nil
 	})
@@ -313,16 +356,16 @@ func (f *files) glob(ctx context.Context, input json.RawMessage) (string, error)
 	return strings.Join(out, "\n"), nil
 }
 
-// walk visits what lies below start, symbolic links not followed, and tells
-// whether it saw all of it.
-func (f *files) walk(ctx context.Context, start string, visit func(name string, entry fs.DirEntry) error) (complete bool, err error) {
+// walk visits what lies below, symbolic links not followed, and tells whether it
+// saw all of it.
+func (s spot) walk(ctx context.Context, visit func(name string, entry fs.DirEntry) error) (complete bool, err error) {
 	seen := 0
-	err = fs.WalkDir(f.root.FS(), filepath.ToSlash(start), func(name string, entry fs.DirEntry, err error) error {
+	err = fs.WalkDir(s.root.FS(), filepath.ToSlash(s.name), func(name string, entry fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return errors.New("stopped before it had finished")
 		}
 		if err != nil {
-			if name == start {
+			if name == s.name {
 				return reason(err)
 			}
 			return nil // what cannot be read is not searched
@@ -338,7 +381,7 @@ func (f *files) walk(ctx context.Context, start string, visit func(name string, 
 // unsearched are directories that grep leaves out.
 var unsearched = []string{".git", "node_modules"}
 
-func (f *files) grep(ctx context.Context, input json.RawMessage) (string, error) {
+func (f files) grep(ctx context.Context, input json.RawMessage) (string, error) {
 	var in struct{ Pattern, Path string }
 	if err := decode("grep", input, &in); err != nil {
 		return "", err
@@ -355,14 +398,14 @@ func (f *files) grep(ctx context.Context, input json.RawMessage) (string, error)
 		return "", fmt.Errorf("grep: %w", err)
 	}
 	var out strings.Builder
-	complete, err := f.walk(ctx, start, func(name string, entry fs.DirEntry) error {
+	complete, err := start.walk(ctx, func(name string, entry fs.DirEntry) error {
 		switch {
-		case entry.IsDir() && slices.Contains(unsearched, entry.Name()) && name != start:
+		case entry.IsDir() && slices.Contains(unsearched, entry.Name()) && name != start.name:
 			return fs.SkipDir
 		case !entry.Type().IsRegular():
 			return nil
 		}
-		f.grepFile(&out, name, expression)
+		start.grep(&out, name, expression)
 		if out.Len() > maxOutput {
 			return fs.SkipAll
 		}
@@ -383,9 +426,9 @@ func (f *files) grep(ctx context.Context, input json.RawMessage) (string, error)
 	return strings.TrimSuffix(text, "\n"), nil
 }
 
-// grepFile adds the lines of a text file that match.
-func (f *files) grepFile(out *strings.Builder, name string, expression *regexp.Regexp) {
-	file, err := f.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// grep adds the lines of a text file that match.
+func (h home) grep(out *strings.Builder, name string, expression *regexp.Regexp) {
+	file, err := h.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
@@ -401,7 +444,7 @@ func (f *files) grepFile(out *strings.Builder, name string, expression *regexp.R
 			if !utf8.Valid(line) {
 				line = []byte(printable(string(line)))
 			}
-			fmt.Fprintf(out, "%s:%d:%s\n", name, n, line)
+			fmt.Fprintf(out, "%s%s:%d:%s\n", h.shown, name, n, line)
 			if out.Len() > maxOutput {
 				return
 			}
@@ -413,17 +456,18 @@ func (f *files) grepFile(out *strings.Builder, name string, expression *regexp.R
 const spillDir = ".hearth/outputs"
 
 // spillFile makes a file for a long output, and returns its path.
-func (f *files) spillFile() (*os.File, string, error) {
-	if err := f.root.MkdirAll(spillDir, 0o755); err != nil {
+func (f files) spillFile() (*os.File, string, error) {
+	work := f.workdir()
+	if err := work.root.MkdirAll(spillDir, 0o755); err != nil {
 		return nil, "", err
 	}
 	name := path.Join(spillDir, time.Now().UTC().Format("20060102T150405.000000000")+".txt")
-	file, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	return file, filepath.Join(f.workdir, name), err
+	file, err := work.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	return file, filepath.Join(work.dir, name), err
 }
 
 // spill keeps a long text in a file that tools can read.
-func (f *files) spill(text string) (string, error) {
+func (f files) spill(text string) (string, error) {
 	file, path, err := f.spillFile()
 	if err != nil {
 		return "", err

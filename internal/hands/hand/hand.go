@@ -23,6 +23,9 @@ type Config struct {
 	// Workdir is the working directory: where bash begins and where the file
 	// tools are confined to.
 	Workdir string
+	// Beside is another directory the file tools may work in; "" for none. It need
+	// not exist.
+	Beside string
 	// Env is the whole environment of the session's shell.
 	Env []string
 	// Processes bounds how many processes the shell and what it starts may be;
@@ -47,12 +50,11 @@ func Shrug() { signal.Notify(make(chan os.Signal, 1)) }
 // Serve answers calls read from r on w until r ends or ctx does. It then stops
 // whatever the calls have started.
 func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
-	root, err := os.OpenRoot(cfg.Workdir)
+	files, err := openFiles(cfg)
 	if err != nil {
-		return fmt.Errorf("open the working directory: %w", err)
+		return err
 	}
-	defer root.Close()
-	files := &files{root: root, workdir: root.Name()}
+	defer files.close()
 	if cfg.Start == nil {
 		cfg.Start = (*exec.Cmd).Start
 	}

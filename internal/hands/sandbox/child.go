@@ -129,6 +129,9 @@ func (p *Child) watchDisk(pid int) {
 		return
 	}
 	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, pid: pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
+	if p.Spec.Mnt != "" {
+		p.disk.dirs = append(p.disk.dirs, p.Spec.Mnt)
+	}
 	if p.Scratch != "" {
 		p.disk.dirs = append(p.disk.dirs, p.Scratch)
 	}

@@ -20,6 +20,11 @@ type Spec struct {
 	// Workdir is the host directory that appears, writable, at GuestWorkdir.
 	// It is created when missing and survives the sandbox.
 	Workdir string
+	// Mnt is the host directory that appears, writable, at GuestMnt. Like Workdir
+	// it is created when missing, survives the sandbox, and is on the same file
+	// system. An engine that has no file system of its own leaves it out. "" for
+	// none.
+	Mnt string
 	// Env is added to the sandbox's environment. Nothing of the worker's own
 	// environment is inherited.
 	Env map[string]string
@@ -33,6 +38,9 @@ type Spec struct {
 // GuestWorkdir is where Spec.Workdir appears inside engines that have a
 // filesystem of their own. The process engine has none and uses the host path.
 const GuestWorkdir = "/workspace"
+
+// GuestMnt is where Spec.Mnt appears: what is mounted for a session lies below.
+const GuestMnt = "/mnt"
 
 // Info describes a sandbox an engine knows of, alive or left behind.
 type Info struct {

@@ -92,13 +92,20 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 	if program, err = filepath.Abs(program); err != nil {
 		return c, err
 	}
-	users, err := hostroot.UsersOf(dir, workdir)
+	users, err := hostroot.UsersOf(dir, workdir, spec.Mnt)
 	if err != nil {
 		return c, err
 	}
 	mounts, err := files(filepath.Join(dir, spec.ID), users, d)
 	if err != nil {
 		return c, err
+	}
+	if spec.Mnt != "" {
+		mnt, err := filepath.Abs(spec.Mnt)
+		if err != nil {
+			return c, err
+		}
+		mounts = append(mounts, bindMount{"bind", mnt, sandbox.GuestMnt, false})
 	}
 	processes := cmp.Or(spec.Limits.Processes, defaultProcesses)
 	own := processes // what the shell may start, counted by its user

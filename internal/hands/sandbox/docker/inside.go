@@ -55,7 +55,7 @@ func serve(args []string) error {
 		return err
 	}
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Env: os.Environ(), Init: true, Processes: processes,
+		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: os.Environ(), Init: true, Processes: processes,
 	})
 }
 

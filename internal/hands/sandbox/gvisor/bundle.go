@@ -37,12 +37,7 @@ func (o orders) bundle() *specs.Spec {
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}, {Type: "RLIMIT_CORE"}},
 			NoNewPrivileges: true,
 		},
-		Mounts: []specs.Mount{
-			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
-			{Destination: sandbox.GuestWorkdir, Type: "bind", Source: filepath.Join(stage, "workdir"), Options: []string{"rbind", "rw", "nosuid", "nodev"}},
-		},
+		Mounts: o.mounts(),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
@@ -51,6 +46,22 @@ func (o orders) bundle() *specs.Spec {
 			UIDMappings: o.mapping(), GIDMappings: o.mapping(),
 		},
 	}
+}
+
+func (o orders) mounts() []specs.Mount {
+	mounts := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc"},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
+	}
+	share := func(name, guest string) {
+		mounts = append(mounts, specs.Mount{Destination: guest, Type: "bind", Source: filepath.Join(stage, name), Options: []string{"rbind", "rw", "nosuid", "nodev"}})
+	}
+	share("workdir", sandbox.GuestWorkdir)
+	if o.Mnt != "" {
+		share("mnt", sandbox.GuestMnt)
+	}
+	return mounts
 }
 
 // mapping puts the sandbox's users behind those of the guest. An ordinary

@@ -105,7 +105,7 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
-	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir)
+	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir, spec.Mnt)
 	if err != nil {
 		return fail(err)
 	}
@@ -113,11 +113,17 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return fail(err)
 	}
+	mnt := spec.Mnt
+	if mnt != "" {
+		if mnt, err = filepath.Abs(mnt); err != nil {
+			return fail(err)
+		}
+	}
 	program, err := e.program.Path()
 	if err != nil {
 		return fail(err)
 	}
-	o := orders{ID: spec.ID, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	o := orders{ID: spec.ID, Mnt: mnt, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
 	if err := os.Mkdir(o.Image, 0o700); err != nil {
 		return fail(err)
 	}

@@ -50,6 +50,7 @@ type orders struct {
 	ID      string
 	Dir     string // the sandbox's own, on the host
 	Workdir string
+	Mnt     string // "" for a directory of the guest's own
 	Program string // this program's file
 	Users   hostroot.Users
 	Env     map[string]string
@@ -132,6 +133,9 @@ func (o orders) mountRoot() error {
 		return err
 	}
 	held := map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Image: filepath.Join(stage, "image"), o.Program: filepath.Join(root, guest)}
+	if o.Mnt != "" {
+		held[o.Mnt] = filepath.Join(stage, "mnt")
+	}
 	if o.From != "" {
 		held[o.From] = filepath.Join(stage, "from")
 	}
@@ -153,7 +157,7 @@ func (o orders) mountRoot() error {
 	if err := hostroot.Mount("tmpfs", stage, "tmpfs", unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
 		return err
 	}
-	for _, dir := range []string{"root", "state", "etc", "workdir", "scratch", "image", "from"} {
+	for _, dir := range []string{"root", "state", "etc", "workdir", "mnt", "scratch", "image", "from"} {
 		if err := os.Mkdir(filepath.Join(stage, dir), 0o755); err != nil {
 			return err
 		}
@@ -211,7 +215,7 @@ func serve() {
 		os.Exit(1)
 	}
 	err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Env: os.Environ(), Init: true, Processes: processes,
+		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: os.Environ(), Init: true, Processes: processes,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

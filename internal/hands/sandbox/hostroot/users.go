@@ -27,12 +27,25 @@ const (
 )
 
 // UsersOf chooses the users of a sandbox with that working directory, which it
-// makes where it is missing. A working directory keeps those it was first used
-// with, whose files are in it. Dir holds the counter of ranges.
-func UsersOf(dir, workdir string) (Users, error) {
+// makes where it is missing, and mnt too, unless it is "". A working directory
+// keeps those it was first used with, whose files are in it. Dir holds the
+// counter of ranges.
+func UsersOf(dir, workdir, mnt string) (Users, error) {
 	if err := os.MkdirAll(workdir, 0o755); err != nil {
 		return Users{}, fmt.Errorf("make the working directory: %w", err)
 	}
+	users, err := chooseUsers(dir, workdir)
+	if err != nil || mnt == "" {
+		return users, err
+	}
+	// What is in it is given to the sandbox, or not, by whoever puts it there.
+	if err := os.MkdirAll(mnt, 0o755); err != nil {
+		return users, fmt.Errorf("make the directory for mounts: %w", err)
+	}
+	return users, users.Chown(mnt)
+}
+
+func chooseUsers(dir, workdir string) (Users, error) {
 	if os.Getuid() != 0 {
 		return Users{os.Getuid(), 1}, nil
 	}

@@ -76,7 +76,7 @@ func serve() error {
 		}
 	}
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Env: environment(in), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
+		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: environment(in), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
 	})
 }
 

@@ -110,11 +110,11 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
-	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir)
+	users, err := hostroot.UsersOf(string(e.dir), spec.Workdir, spec.Mnt)
 	if err != nil {
 		return fail(err)
 	}
-	root, err := newRoot(e.dir.Path(spec.ID), spec.Workdir, users)
+	root, err := newRoot(e.dir.Path(spec.ID), spec.Workdir, spec.Mnt, users)
 	if err != nil {
 		return fail(err)
 	}

@@ -21,21 +21,28 @@ type root struct {
 	Scratch string
 	// Workdir is the session's working directory.
 	Workdir string
+	// Mnt is what appears at /mnt; "" for a directory of the sandbox's own.
+	Mnt string
 	// System are those of the host's directories that lie under an overlay.
 	System []string
 }
 
 // newRoot makes the directories a root needs.
-func newRoot(dir, workdir string, users hostroot.Users) (root, error) {
+func newRoot(dir, workdir, mnt string, users hostroot.Users) (root, error) {
 	// Absolute, for the child that makes the root starts elsewhere.
 	workdir, err := filepath.Abs(workdir)
 	if err != nil {
 		return root{}, err
 	}
+	if mnt != "" {
+		if mnt, err = filepath.Abs(mnt); err != nil {
+			return root{}, err
+		}
+	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return root{}, err
 	}
-	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Workdir: workdir}
+	r := root{Mnt: mnt, Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Workdir: workdir}
 	made := []string{r.Mount, r.Scratch}
 	r.System = hostroot.System()
 	for _, name := range r.System {
@@ -142,7 +149,11 @@ func (r root) mountOwn() error {
 		if err := os.Mkdir(target, 0o755); err != nil {
 			return err
 		}
-		if err := hostroot.Bind(r.own(name), target, unix.MS_NOSUID|unix.MS_NODEV); err != nil {
+		from := r.own(name)
+		if name == "mnt" && r.Mnt != "" {
+			from = r.Mnt
+		}
+		if err := hostroot.Bind(from, target, unix.MS_NOSUID|unix.MS_NODEV); err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ type Pool struct {
 // blank is a sandbox that nobody has used.
 type blank struct {
 	sandbox.Sandbox
-	workdir string
+	home, workdir, mnt string // the first holds the others
 }
 
 // New makes a pool, which is empty until Run.
@@ -182,19 +182,22 @@ func lock(path string) (*os.File, error) {
 
 func (p *Pool) make(ctx context.Context, home string) (blank, error) {
 	id := strings.ToLower(rand.Text())
-	workdir := filepath.Join(home, id)
-	if err := os.Mkdir(workdir, 0o755); err != nil {
-		return blank{}, err
+	b := blank{home: filepath.Join(home, id), workdir: filepath.Join(home, id, "work"), mnt: filepath.Join(home, id, "mnt")}
+	for _, dir := range []string{b.home, b.workdir, b.mnt} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return blank{}, err
+		}
 	}
-	s, err := p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: workdir, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
+	var err error
+	b.Sandbox, err = p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: b.workdir, Mnt: b.mnt, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
 	if err != nil {
-		return blank{}, errors.Join(err, os.RemoveAll(workdir))
+		return blank{}, errors.Join(err, os.RemoveAll(b.home))
 	}
 	// Everything takes longest the first time, and nobody waits for it here.
-	if _, err := s.Call(ctx, hand.Call{ID: "first", Tool: "bash", Input: json.RawMessage(`{"command":":"}`), Timeout: primeTimeout}); err != nil {
-		return blank{}, errors.Join(err, s.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(workdir))
+	if _, err := b.Call(ctx, hand.Call{ID: "first", Tool: "bash", Input: json.RawMessage(`{"command":":"}`), Timeout: primeTimeout}); err != nil {
+		return blank{}, errors.Join(err, b.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(b.home))
 	}
-	return blank{s, workdir}, nil
+	return b, nil
 }
 
 // primeTimeout bounds the first call of a sandbox.
@@ -230,26 +233,35 @@ func (p *Pool) fits(spec sandbox.Spec) bool {
 	if spec.Limits != p.cfg.Limits || !maps.Equal(spec.Env, p.cfg.Env) {
 		return false
 	}
-	entries, err := os.ReadDir(spec.Workdir)
+	return empty(spec.Workdir) && (spec.Mnt == "" || empty(spec.Mnt))
+}
+
+func empty(dir string) bool {
+	entries, err := os.ReadDir(dir)
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// give makes a blank sandbox the one asked for. Its working directory takes its
-// place by being renamed, which those who have it open do not notice.
+// give makes a blank sandbox the one asked for. Its directories take their
+// places by being renamed, which those who have them open do not notice.
 func (p *Pool) give(ctx context.Context, b blank, spec sandbox.Spec) error {
 	select {
 	case <-b.Done():
 		return errors.New("it has died")
 	default:
 	}
-	if err := os.Rename(b.workdir, spec.Workdir); err != nil {
-		return fmt.Errorf("give it the working directory: %w", err)
+	err := os.Rename(b.workdir, spec.Workdir)
+	if err == nil && spec.Mnt != "" {
+		err = os.Rename(b.mnt, spec.Mnt)
 	}
+	if err != nil {
+		return fmt.Errorf("give it the session's directories: %w", err)
+	}
+	_ = os.Remove(b.home) // what is left of it goes with the pool
 	return p.Engine.Label(ctx, b.ID(), spec.Labels)
 }
 
 func (p *Pool) discard(b blank) {
-	if err := errors.Join(b.Destroy(context.Background()), os.RemoveAll(b.workdir)); err != nil {
+	if err := errors.Join(b.Destroy(context.Background()), os.RemoveAll(b.home)); err != nil {
 		p.cfg.Log.Warn("could not remove a sandbox that nobody used", "sandbox", b.ID(), "error", err)
 	}
 }
