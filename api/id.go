@@ -12,9 +12,11 @@ import (
 const (
 	PrefixAgent       = "agent"
 	PrefixAPIKey      = "apikey"
+	PrefixDataKey     = "dkey"
 	PrefixEnvironment = "env"
 	PrefixEnvKey      = "envkey"
 	PrefixEvent       = "sevt"
+	PrefixFile        = "file"
 	PrefixRequest     = "req"
 	PrefixResource    = "sesrsc"
 	PrefixSession     = "sesn"

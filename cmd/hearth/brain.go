@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,16 +13,20 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"gocloud.dev/blob"
 	"golang.org/x/sync/errgroup"
 
+	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
+	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/queue"
+	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
 	"hearth/internal/db"
@@ -33,6 +38,8 @@ type brainConfig struct {
 	listen       string
 	data         string
 	databaseURL  string
+	blobs        string
+	secretsKey   string
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -45,6 +52,8 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
+	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
+	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -62,6 +71,9 @@ type brain struct {
 	envs     *environment.Store
 	agents   *agent.Store
 	sessions *session.Store
+	files    *file.Store
+	sealer   *seal.Sealer
+	blobs    *blob.Bucket
 	loop     *loop.Loop
 	// modelName says what thinks.
 	modelName string
@@ -123,9 +135,37 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	if b.keys, err = auth.New(ctx, b.db, b.envs, b.queue); err != nil {
 		return err
 	}
+	if err := b.assembleStores(ctx); err != nil {
+		return err
+	}
 	b.modelName = adapter.Name()
 	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
+}
+
+// assembleStores opens what keeps bodies and secrets.
+func (b *brain) assembleStores(ctx context.Context) (err error) {
+	b.blobs, err = blobstore.Open(ctx, cmp.Or(b.cfg.blobs, filepath.Join(b.cfg.data, "blobs")))
+	if err != nil {
+		return err
+	}
+	b.files, err = file.New(ctx, file.Config{DB: b.db, Blobs: b.blobs, SessionExists: b.sessions.Exists, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	address := b.cfg.secretsKey
+	if address == "" {
+		address = filepath.Join(b.cfg.data, "secrets-key")
+		if err := seal.EnsureMaster(address); err != nil {
+			return err
+		}
+	}
+	master, err := seal.OpenMaster(ctx, address)
+	if err != nil {
+		return err
+	}
+	b.sealer, err = seal.New(ctx, b.db, master)
+	return err
 }
 
 // operatorKey is the API key the operator gave, or one made at the first start
@@ -185,16 +225,23 @@ func (b brainConfig) thinksWith() string {
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
 		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })
+	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()
 }
 
-func (b *brain) close() error { return errors.Join(b.db.Close(), b.lock.Close()) }
+func (b *brain) close() error {
+	var blobs error
+	if b.blobs != nil {
+		blobs = b.blobs.Close()
+	}
+	return errors.Join(blobs, b.db.Close(), b.lock.Close())
+}
 
 // baseURL is the address at which this host reaches a listener.
 func baseURL(listener net.Listener) string {

@@ -21,8 +21,11 @@ import (
 	"hearth/client"
 )
 
-// apiKey is the servers' key.
-const apiKey = "hak_chaos0chaos0chaos0chaos0chaos0chaos0chaos0chaos0"
+// apiKey is the servers' key to the API, masterKey the one they seal secrets with.
+const (
+	apiKey    = "hak_chaos0chaos0chaos0chaos0chaos0chaos0chaos0chaos0"
+	masterKey = "Y2hhb3MtY2hhb3MtY2hhb3MtY2hhb3MtY2hhb3MtY2g="
+)
 
 // round is one platform, from its first start to what is left when it has ended.
 type round struct {
@@ -111,7 +114,11 @@ func (r *round) open(ctx context.Context) error {
 		}
 		r.urls = append(r.urls, "http://"+address)
 		r.clients = append(r.clients, client.New("http://"+address, apiKey, option.WithMaxRetries(0)))
-		p := r.program(fmt.Sprint("server", n), []string{"HEARTH_API_KEY=" + apiKey}, args...)
+		p := r.program(fmt.Sprint("server", n), []string{
+			"HEARTH_API_KEY=" + apiKey,
+			"HEARTH_SECRETS_KEY=env:MASTER_KEY", "MASTER_KEY=" + masterKey,
+			"HEARTH_BLOBS=" + filepath.Join(r.dir, "blobs"),
+		}, args...)
 		r.servers = append(r.servers, p)
 		if err := p.start(); err != nil {
 			return err

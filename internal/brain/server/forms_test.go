@@ -56,6 +56,8 @@ var forms = []form{
 		"initial_events[0].content[0].type": "string required choice", "initial_events[0].content[0].text": "string required"}},
 	{"POST /v1/sessions/{session_id}", `{"title":"t","metadata":{"k":"v"}}`, map[string]string{
 		"title": "string null max 512", "metadata": "object null", "metadata.k": "string null max 512"}},
+	{"POST /v1/sessions/{session_id}/resources", `{"type":"file","file_id":"{file_id}","mount_path":"there"}`, map[string]string{
+		"type": "string required choice", "file_id": "string required", "mount_path": "string null max 1000"}},
 	{"POST /v1/sessions/{session_id}/events", `{"events":[{"type":"user.message","content":[{"type":"text","text":"hello"},
 		{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA=="}}]}]}`, map[string]string{
 		"events": "array required", "events[0]": "object", "events[0].type": "string required choice", "events[0].content": "array required",

@@ -16,14 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"gocloud.dev/blob/memblob"
+	"gocloud.dev/secrets/localsecrets"
+
 	"hearth/api"
 	"hearth/api/openapitest"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
+	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/queue"
+	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
@@ -79,10 +84,16 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
 	b.sessions = sessions
+	blobs := memblob.OpenBucket(nil)
+	t.Cleanup(func() { must(t, blobs.Close()) })
+	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
+	must(t, err)
+	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
+	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)

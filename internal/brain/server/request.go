@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,11 +21,15 @@ import (
 // request is a request being answered.
 type request struct {
 	*http.Request
+	whole     io.ReadCloser // the body, without MaxBody as its limit
 	w         *statusRecorder
 	id        string
 	principal auth.Principal // set once authorised
 	query     url.Values     // parsed when first asked for
 }
+
+// allow lets the body have more bytes than MaxBody.
+func (r *request) allow(n int64) { r.Body = http.MaxBytesReader(r.w, r.whole, n) }
 
 // values are the query's parameters.
 func (r *request) values() (url.Values, error) {
@@ -173,7 +178,10 @@ const (
 )
 
 // limit reads the size of a page.
-func (p *params) limit() int { return int(p.number("limit", 1, maxLimit, defaultLimit)) }
+func (p *params) limit() int { return p.limitTo(maxLimit) }
+
+// limitTo is limit for lists whose pages may be larger.
+func (p *params) limitTo(most int64) int { return int(p.number("limit", 1, most, defaultLimit)) }
 
 // cursor is what a page cursor holds: where its page begins, and what for.
 type cursor struct {

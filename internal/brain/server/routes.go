@@ -41,6 +41,8 @@ func (s *server) routes() []route {
 		s.keyRoutes(),
 		s.workRoutes(),
 		s.sessionRoutes(),
+		s.resourceRoutes(),
+		s.fileRoutes(),
 	)
 }
 

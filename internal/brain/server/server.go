@@ -20,7 +20,9 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
+	"hearth/internal/brain/file"
 	"hearth/internal/brain/queue"
+	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/db"
 )
@@ -32,6 +34,8 @@ type Config struct {
 	Agents       *agent.Store
 	Environments *environment.Store
 	Sessions     *session.Store
+	Files        *file.Store
+	Sealer       *seal.Sealer
 	Queue        *queue.Queue
 	Log          *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
@@ -116,7 +120,7 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		began := time.Now()
 		recorder := &statusRecorder{ResponseWriter: w}
-		r := &request{Request: hr, w: recorder, id: api.NewID(api.PrefixRequest)}
+		r := &request{Request: hr, whole: hr.Body, w: recorder, id: api.NewID(api.PrefixRequest)}
 		w.Header().Set("request-id", r.id)
 		hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
 		out, err := protect(handle, r)

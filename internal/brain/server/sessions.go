@@ -49,8 +49,6 @@ func (s *server) createSession(r *request) (any, error) {
 		return nil, err
 	}
 	switch {
-	case len(p.Resources) > 0:
-		return nil, api.Invalid("resources", "are not supported by this server yet")
 	case len(p.VaultIDs) > 0:
 		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
 	case p.Budget.Given():
@@ -71,10 +69,21 @@ func (s *server) createSession(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Sessions.Create(r.Context(), session.CreateParams{
+	create := session.CreateParams{
 		WorkspaceID: r.principal.WorkspaceID, Agent: who, EnvironmentID: environment.ID, EnvironmentType: environment.Config.Type,
-		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents,
-	})
+		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
+	}
+	resources, err := s.maker().Make(r.Context(), r.principal.WorkspaceID, p.Resources)
+	if err != nil {
+		return nil, err
+	}
+	for _, made := range resources {
+		create.Resources = append(create.Resources, made.JSON)
+		if made.SealedToken != "" {
+			create.ResourceTokens[made.ID] = made.SealedToken
+		}
+	}
+	return s.Sessions.Create(r.Context(), create)
 }
 
 func (s *server) getSession(r *request) (any, error) {
@@ -192,5 +201,8 @@ func (s *server) archiveSession(r *request) (any, error) {
 
 func (s *server) deleteSession(r *request) (any, error) {
 	id := r.PathValue("session_id")
-	return api.Deleted{ID: id, Type: "session_deleted"}, s.Sessions.Delete(r.Context(), r.principal.WorkspaceID, id)
+	if err := s.Sessions.Delete(r.Context(), r.principal.WorkspaceID, id); err != nil {
+		return nil, err
+	}
+	return api.Deleted{ID: id, Type: "session_deleted"}, s.Files.DeleteOf(r.Context(), id)
 }

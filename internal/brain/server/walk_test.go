@@ -25,7 +25,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -122,13 +122,17 @@ func (b *brain) site() *site {
 	b.t.Helper()
 	s := &site{brain: b, agent: b.agent(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
-	s.session = b.session(s.agent.ID, s.env.ID, "$ true")
+	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
+		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("$ true")},
+		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
+	})
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
 	s.ids = map[string]string{
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
+	s.addFiles()
 	return s
 }
 

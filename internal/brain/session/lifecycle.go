@@ -26,6 +26,7 @@ type CreateParams struct {
 	Metadata        map[string]string
 	VaultIDs        []string
 	Resources       []json.RawMessage
+	ResourceTokens  map[string]string // sealed, by resource id
 	InitialEvents   []json.RawMessage // user.message only
 }
 
@@ -58,6 +59,11 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 		r = *fresh
 		if err := r.insert(ctx, tx); err != nil {
 			return fmt.Errorf("create a session: %w", err)
+		}
+		for resource, sealed := range p.ResourceTokens {
+			if err := setToken(ctx, tx, r.id, resource, sealed); err != nil {
+				return fmt.Errorf("keep a token: %w", err)
+			}
 		}
 		m := s.mutation(ctx, tx, &r)
 		for _, in := range inputs {
@@ -282,6 +288,7 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 		}{
 			{"DELETE FROM events WHERE session_id = ?", m.id},
 			{"DELETE FROM tool_calls WHERE session_id = ?", m.id},
+			{"DELETE FROM resource_tokens WHERE session_id = ?", m.id},
 			{"DELETE FROM events WHERE session_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
 			{"DELETE FROM sessions WHERE deleted_at < ?", old},
 		} {

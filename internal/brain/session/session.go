@@ -1,7 +1,7 @@
 // Package session keeps sessions: their event logs, the state machine that
 // alone may change their status, the tool calls that wait for answers, and the
-// fan-out to subscribers. It owns the tables sessions, events and tool_calls
-// and may call queue and db.
+// fan-out to subscribers. It owns the tables sessions, events, tool_calls and
+// resource_tokens and may call queue and db.
 package session
 
 import (
@@ -207,6 +207,16 @@ func (s *Store) PlaceOf(ctx context.Context, id string) (Place, error) {
 		return p, fmt.Errorf("read session %s: %w", id, err)
 	}
 	return p, nil
+}
+
+// Exists tells whether there is such a session, deleted ones aside.
+func (s *Store) Exists(ctx context.Context, id string) (bool, error) {
+	_, err := s.PlaceOf(ctx, id)
+	var wire *api.Error
+	if errors.As(err, &wire) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (s *Store) read(ctx context.Context, id string) (*row, error) {

@@ -1,0 +1,205 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"hearth/api"
+	"hearth/internal/brain/auth"
+	"hearth/internal/brain/file"
+)
+
+func (s *server) fileRoutes() []route {
+	const (
+		files   = "/v1/files"
+		oneFile = files + "/{file_id}"
+	)
+	return []route{
+		{"POST", files, client | item, s.uploadFile},
+		{"GET", files, client, s.listFiles},
+		{"GET", oneFile, client | item, s.getFile},
+		{"GET", oneFile + "/content", client | item, s.downloadFile},
+		{"DELETE", oneFile, client | item, s.deleteFile},
+	}
+}
+
+// formOverhead is what a form may have beside its file, in bytes.
+const formOverhead = 64 << 10
+
+// uploadFile stores the file of a form. One that a worker sends with the token
+// of a session belongs to that session.
+func (s *server) uploadFile(r *request) (any, error) {
+	r.allow(file.MaxSize + formOverhead)
+	form, err := r.form()
+	if err != nil {
+		return nil, err
+	}
+	var upload *file.Upload
+	var life time.Duration
+	err = form.each(func(part *multipart.Part) (err error) {
+		switch name := part.FormName(); {
+		case name == "file" && upload == nil:
+			upload, err = s.Files.Receive(r.Context(), fileName(part), part.Header.Get("Content-Type"), part)
+		case name == "expires_in_seconds" && life == 0:
+			life, err = seconds(part)
+		case name == "file", name == "expires_in_seconds":
+			err = api.Invalid(name, "is given twice")
+		default:
+			err = api.Invalid(name, "is not a field of this form")
+		}
+		return err
+	})
+	if err == nil && upload == nil {
+		err = api.Invalid("file", "is required")
+	}
+	if err != nil {
+		if upload != nil {
+			upload.Drop(r.Context())
+		}
+		return nil, err
+	}
+	upload.WorkspaceID = r.principal.WorkspaceID
+	if r.principal.Kind == auth.KindSessionsToken {
+		upload.SessionID = r.principal.Token.SessionID
+	}
+	return upload.Keep(r.Context(), life)
+}
+
+// fileName is the part's name as it was given, directories and all, for the store
+// to refuse.
+func fileName(part *multipart.Part) string {
+	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+	if err != nil {
+		return ""
+	}
+	return params["filename"]
+}
+
+func seconds(part io.Reader) (time.Duration, error) {
+	raw, err := io.ReadAll(io.LimitReader(part, 32))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 32)
+	if err != nil || n <= 0 {
+		return 0, api.Invalid("expires_in_seconds", "must be a whole number of seconds, not %.32q", raw)
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+// multipartForm is a multipart body, read part by part.
+type multipartForm struct{ *multipart.Reader }
+
+func (r *request) form() (multipartForm, error) {
+	reader, err := r.MultipartReader()
+	if err != nil {
+		return multipartForm{}, api.BadRequest("the body must be multipart/form-data: %v", err)
+	}
+	return multipartForm{reader}, nil
+}
+
+// maxParts is how many parts a form may have.
+const maxParts = 20_000
+
+func (f multipartForm) each(visit func(*multipart.Part) error) error {
+	for n := 0; ; n++ {
+		part, err := f.NextRawPart()
+		switch {
+		case err == io.EOF: // and not wrapped, which says that the form was cut short
+			return nil
+		case err != nil:
+			return badForm(err, api.BadRequest("the form cannot be read: %v", err))
+		case n == maxParts:
+			return api.BadRequest("the form has more than %d parts", maxParts)
+		}
+		if err := checkText("the name of a field", part.FormName()); err != nil {
+			return err
+		}
+		if err := visit(part); err != nil {
+			return badForm(err, err)
+		}
+	}
+}
+
+// badForm tells what is wrong with the form from what went wrong here.
+func badForm(err, otherwise error) error {
+	var wire *api.Error
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &wire), errors.As(err, &tooLarge):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return api.BadRequest("the form ends too early")
+	}
+	return otherwise
+}
+
+func (s *server) listFiles(r *request) (any, error) {
+	q := r.params()
+	f := file.Filter{WorkspaceID: r.principal.WorkspaceID, SessionID: q.text("scope_id"), IDs: q.list("ids"), After: q.cursor("files").ID, Limit: q.limitTo(1000)}
+	if q.err != nil {
+		return nil, q.err
+	}
+	files, more, err := s.Files.List(r.Context(), f)
+	return page(files, more, func(f api.File) cursor { return cursor{List: "files", ID: f.ID} }), err
+}
+
+// seesFile checks that a worker asks for a file of its session: one that is
+// mounted in it, or one that it has made.
+func (s *server) seesFile(r *request, mounted bool) (api.File, error) {
+	id := r.PathValue("file_id")
+	f, err := s.Files.Get(r.Context(), r.principal.WorkspaceID, id)
+	if err != nil || r.principal.Kind != auth.KindSessionsToken {
+		return f, err
+	}
+	session := r.principal.Token.SessionID
+	if f.Scope != nil && f.Scope.ID == session {
+		return f, nil
+	}
+	if mounted {
+		resources, err := s.resources(r, session)
+		if err != nil {
+			return f, err
+		}
+		if slices.ContainsFunc(resources, func(m mountedFile) bool { return m.FileID == id }) {
+			return f, nil
+		}
+	}
+	return f, api.NotFound("file", id)
+}
+
+func (s *server) getFile(r *request) (any, error) { return s.seesFile(r, true) }
+
+func (s *server) downloadFile(r *request) (any, error) {
+	if _, err := s.seesFile(r, true); err != nil {
+		return nil, err
+	}
+	f, body, err := s.Files.Open(r.Context(), r.principal.WorkspaceID, r.PathValue("file_id"))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	h := r.w.Header()
+	// Whatever it is, it is to be kept and not to be shown.
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": f.Filename}))
+	h.Set("ETag", fmt.Sprintf("%q", f.ID))
+	http.ServeContent(r.w, r.Request, "", f.CreatedAt, body)
+	return written, nil
+}
+
+func (s *server) deleteFile(r *request) (any, error) {
+	f, err := s.seesFile(r, false)
+	if err != nil {
+		return nil, err
+	}
+	return api.Deleted{ID: f.ID, Type: "file_deleted"}, s.Files.Delete(r.Context(), r.principal.WorkspaceID, f.ID)
+}
