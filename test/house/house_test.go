@@ -31,13 +31,14 @@ var floors = map[string][][]string{
 	"brain": {
 		{"internal/brain/server", "internal/brain/console"},
 		{"internal/brain/loop", "internal/brain/model", "internal/brain/mcp"},
+		{"internal/brain/resource"},
 		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/webhook", "internal/brain/deployment"},
 		{"internal/brain/session"},
-		{"internal/brain/queue"},
+		{"internal/brain/queue", "internal/brain/seal"},
 	},
 	"hands": {
 		{"internal/hands/worker", "internal/hands/doctor"},
-		{"internal/hands/sandbox", "internal/hands/egress", "internal/hands/guard"},
+		{"internal/hands/sandbox", "internal/hands/mount", "internal/hands/egress", "internal/hands/guard"},
 		{"internal/hands/hand"},
 	},
 	"ground": {

@@ -4,6 +4,7 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
@@ -12,7 +13,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"mime"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -85,13 +89,17 @@ type Upload struct {
 	file      api.File
 }
 
-// Receive stores a body. Nothing refers to it before Keep; Drop takes it back.
+// Receive stores a body. Nothing refers to it before Keep; Drop takes it back. Of
+// the name the last component is kept.
 func (s *Store) Receive(ctx context.Context, name, mimeType string, body io.Reader) (*Upload, error) {
 	u := &Upload{store: s, file: api.File{ID: api.NewID(api.PrefixFile), Type: "file", Filename: name, MIMEType: mimeType, Downloadable: true}}
 	if mimeType == "" {
 		u.file.MIMEType = "application/octet-stream"
 	}
-	if err := check(name, mimeType); err != nil {
+	if u.file.Filename = path.Base("/" + name); u.file.Filename == "/" {
+		u.file.Filename = "unnamed" + extension(u.file.MIMEType)
+	}
+	if err := check(u.file.Filename, mimeType); err != nil {
 		return nil, err
 	}
 	// A writer whose context has ended leaves nothing behind.
@@ -117,14 +125,23 @@ func (s *Store) Receive(ctx context.Context, name, mimeType string, body io.Read
 	return u, nil
 }
 
+// extension is what the names of files of a type end with; "" for none.
+func extension(mimeType string) string {
+	all, _ := mime.ExtensionsByType(mimeType) // an unknown type has none
+	if len(all) == 0 {
+		return ""
+	}
+	return slices.MinFunc(all, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+}
+
 // forbidden are characters that some system does not have in names.
 const forbidden = `<>:"|?*\/`
 
 func check(name, mimeType string) error {
 	n := utf8.RuneCountInString(name)
 	switch {
-	case n == 0:
-		return api.Invalid("file", "has no filename; give the part one")
+	case name == "." || name == "..":
+		return api.Invalid("file", "has the filename %s, which means a directory", name)
 	case n > maxName:
 		return api.Invalid("file", "has a filename of %d characters, at most %d are allowed", n, maxName)
 	case !utf8.ValidString(name):

@@ -72,8 +72,7 @@ func (s *server) uploadFile(r *request) (any, error) {
 	return upload.Keep(r.Context(), life)
 }
 
-// fileName is the part's name as it was given, directories and all, for the store
-// to refuse.
+// fileName is the part's name as it was given, directories and all.
 func fileName(part *multipart.Part) string {
 	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
 	if err != nil {

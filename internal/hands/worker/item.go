@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -131,17 +130,12 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	if session.Status == api.SessionTerminated {
 		return nil
 	}
-	if err := checkResources(session.Resources); err != nil {
-		return err
+	r := newRunner(a, box, &belongings{activation: a, ctx: ctx, box: box, session: session, told: map[string]bool{}})
+	err = r.run(ctx)
+	if err == nil && !r.over {
+		r.belongings.collect(ctx)
 	}
-	if len(session.Agent.Skills) > 0 {
-		// The working directory may be another's until the sandbox is there. That
-		// there is none, the first call will say.
-		_, _ = box.get(ctx)
-		a.downloadSkills(ctx, session.Agent.Skills)
-	}
-	r := newRunner(a, box)
-	if err := r.run(ctx); err != nil || r.over || a.parker == nil {
+	if err != nil || r.over || a.parker == nil {
 		return err
 	}
 	if err := box.park(context.WithoutCancel(ctx)); err != nil {
@@ -171,24 +165,10 @@ func (a *activation) prepare(ctx context.Context) (b *box, session api.Session, 
 
 func (a *activation) spec(limits sandbox.Limits) sandbox.Spec {
 	return sandbox.Spec{
-		ID: newID(), Workdir: a.place.work, Limits: limits, Labels: a.labels(),
+		ID: newID(), Workdir: a.place.work, Mnt: a.place.mnt, Limits: limits, Labels: a.labels(),
 	}
 }
 
 func (a *activation) labels() map[string]string {
 	return map[string]string{"session": a.item.SessionID, "work": a.item.WorkID}
-}
-
-// checkResources refuses what this worker would have to mount and cannot.
-func checkResources(resources []json.RawMessage) error {
-	for _, raw := range resources {
-		var r struct{ Type string }
-		if err := json.Unmarshal(raw, &r); err != nil {
-			return fmt.Errorf("decode a resource of the session: %w", err)
-		}
-		if r.Type == "memory_store" {
-			return errors.New("the session has a memory store, which this worker cannot mount yet")
-		}
-	}
-	return nil
 }

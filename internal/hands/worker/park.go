@@ -112,7 +112,7 @@ func (a *activation) unpark(ctx context.Context) (sandbox.Sandbox, sandbox.Spec,
 	if a.parker == nil || p.Engine != a.parker.Name() || p.Program != program {
 		return nil, p.Spec, fmt.Errorf("it was parked by another build of this program, or the %s engine", p.Engine)
 	}
-	p.Spec.Workdir, p.Spec.Labels = a.place.work, a.labels()
+	p.Spec.Workdir, p.Spec.Mnt, p.Spec.Labels = a.place.work, a.place.mnt, a.labels()
 	began := time.Now()
 	s, err := a.parker.Restore(ctx, p.Spec, filepath.Join(passing, imageDir))
 	if err == nil {

@@ -15,10 +15,11 @@ import (
 )
 
 // place is a session's directory on this host, kept from one activation to the
-// next: its working directory, and marks of the calls begun in it.
+// next: its working directory, what is mounted for it, and marks of the calls
+// begun in it.
 type place struct {
-	dir, work, begun string
-	lock             *os.File // held while the session is served
+	dir, work, mnt, begun string
+	lock                  *os.File // held while the session is served
 }
 
 var safeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
@@ -31,11 +32,11 @@ func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
 		return place{}, fmt.Errorf("session id %.100q cannot name a directory", sessionID)
 	}
 	dir := filepath.Join(w.StateDir, "sessions", sessionID)
-	p := place{dir: dir, work: cmp.Or(w.Workdir, filepath.Join(dir, "work")), begun: filepath.Join(dir, "begun")}
+	p := place{dir: dir, work: cmp.Or(w.Workdir, filepath.Join(dir, "work")), mnt: filepath.Join(dir, "mnt"), begun: filepath.Join(dir, "begun")}
 	for _, d := range []struct {
 		path string
 		mode fs.FileMode
-	}{{filepath.Dir(dir), 0o711}, {dir, 0o711}, {p.work, 0o755}, {p.begun, 0o700}} {
+	}{{filepath.Dir(dir), 0o711}, {dir, 0o711}, {p.work, 0o755}, {p.mnt, 0o755}, {p.begun, 0o700}} {
 		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return p, fmt.Errorf("make the session's directory: %w", err)
 		}

@@ -15,8 +15,9 @@ import (
 // of run; calls report to it over finished.
 type runner struct {
 	*activation
-	box      *box
-	finished chan finished
+	box        *box
+	belongings *belongings
+	finished   chan finished
 
 	seen      map[string]bool  // ids of events handled
 	calls     map[string]*call // calls not yet done with, by id
@@ -28,6 +29,9 @@ type runner struct {
 	idle      bool             // the last thing that happened was the end of a turn
 	idleSince time.Time
 	over      bool // the session needs no hands any more
+
+	arranged chan struct{} // closed once the belongings are in their places; nil afterwards
+	again    bool          // they may have changed since that was begun
 }
 
 // call is a tool call the worker is to answer.
@@ -47,9 +51,9 @@ type finished struct {
 	err    error        // the sandbox cannot be used
 }
 
-func newRunner(a *activation, b *box) *runner {
+func newRunner(a *activation, b *box, have *belongings) *runner {
 	return &runner{
-		activation: a, box: b, finished: make(chan finished),
+		activation: a, box: b, belongings: have, finished: make(chan finished),
 		seen: map[string]bool{}, calls: map[string]*call{}, settled: map[string]bool{}, verdicts: map[string]bool{},
 	}
 }
@@ -69,9 +73,11 @@ func (r *runner) run(ctx context.Context) error {
 	sightings := make(chan sighting, 64)
 	followed := make(chan error, 1)
 	go func() { followed <- r.follow(ctx, sightings) }()
+	r.arrange(ctx)
 	defer func() {
 		cancel()
 		r.abandon()
+		r.belongings.wait()
 	}()
 	draining := r.draining
 	idle := time.NewTimer(time.Hour)
@@ -93,7 +99,7 @@ func (r *runner) run(ctx context.Context) error {
 		case err := <-followed:
 			return err
 		case s := <-sightings:
-			if err := r.see(s); err != nil {
+			if err := r.see(ctx, s); err != nil {
 				if errors.Is(err, errOver) {
 					r.over = true
 					return nil
@@ -104,12 +110,25 @@ func (r *runner) run(ctx context.Context) error {
 			if err := r.done(f); err != nil {
 				return err
 			}
+		case <-r.arranged:
+			if r.arranged = nil; r.again {
+				r.arrange(ctx)
+			}
 		case <-idle.C:
 			return nil
 		}
-		if r.caughtUp && draining != nil {
+		if r.caughtUp && r.arranged == nil && draining != nil {
 			r.begin(ctx)
 		}
+	}
+}
+
+// arrange has the session's belongings put in their places. No call begins
+// before they are there.
+func (r *runner) arrange(ctx context.Context) {
+	r.again = r.arranged != nil
+	if !r.again {
+		r.arranged = r.belongings.arrange(ctx)
 	}
 }
 
@@ -137,7 +156,7 @@ func (r *runner) abandon() {
 }
 
 // see takes in what following has brought.
-func (r *runner) see(s sighting) error {
+func (r *runner) see(ctx context.Context, s sighting) error {
 	if s.caughtUp {
 		r.caughtUp = true
 		return nil
@@ -160,6 +179,14 @@ func (r *runner) see(s sighting) error {
 	case api.EventUserInterrupt:
 		if e.SessionThreadID == nil {
 			r.interrupt(*e.ProcessedAt)
+		}
+	case api.EventSessionStatusRunning:
+		if r.caughtUp {
+			r.arrange(ctx) // what is mounted may have changed between turns
+		}
+	case api.EventSessionStatusIdle:
+		if r.caughtUp {
+			r.belongings.collectSoon()
 		}
 	case api.EventSessionStatusTerminated, api.EventSessionDeleted:
 		return errOver
@@ -330,6 +357,7 @@ func (r *runner) execute(ctx context.Context, e api.Event) (*hand.Result, error)
 		r.place.finish(e.ID)
 		return nil, err
 	}
+	result.Text = r.belongings.notes() + result.Text
 	r.log.Debug("ran a call", "call", e.ID, "tool", e.Name, "error", result.IsError, "took", time.Since(began).Round(time.Microsecond))
 	return &result, nil
 }

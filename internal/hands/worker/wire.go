@@ -48,6 +48,9 @@ func (e *refused) Error() string {
 	return fmt.Sprintf("the server answered %d: %s (request %s)", e.status, message, e.body.RequestID)
 }
 
+// NotFound tells whether the server knows of no such thing.
+func (e *refused) NotFound() bool { return e.status == http.StatusNotFound }
+
 // retryable says, for each answer below 500, whether asking again may help.
 var retryable = map[int]bool{
 	http.StatusRequestTimeout:  true, // the server gave up waiting for us
@@ -116,15 +119,34 @@ func (w *wire) open(ctx context.Context, method, path string, query url.Values, 
 	if err != nil {
 		return nil, err
 	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return w.send(request)
+}
+
+// upload posts a form of size bytes, once.
+func (w *wire) upload(ctx context.Context, path, contentType string, form io.Reader, size int64) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, "POST", w.base+path, form)
+	if err != nil {
+		return nil, err
+	}
+	request.ContentLength = size
+	request.Header.Set("Content-Type", contentType)
+	return w.send(request)
+}
+
+func (w *wire) send(request *http.Request) (*http.Response, error) {
+	path := request.URL.Path
 	request.Header.Set("Authorization", "Bearer "+w.credential)
 	request.Header.Set("anthropic-version", "2023-06-01")
 	request.Header.Set("anthropic-beta", "managed-agents-2026-04-01")
+	if strings.HasPrefix(path, "/v1/files") {
+		request.Header.Set("anthropic-beta", "managed-agents-2026-04-01,files-api-2025-04-14")
+	}
 	request.Header.Set("User-Agent", "hearth-worker")
 	if strings.HasSuffix(path, "/work/poll") {
 		request.Header.Set("Anthropic-Worker-ID", w.worker)
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
 	}
 	if strings.HasSuffix(path, "/content") {
 		request.Header.Set("Accept", "application/binary")

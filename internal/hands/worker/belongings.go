@@ -1,0 +1,189 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"hearth/api"
+	"hearth/internal/hands/mount"
+	"hearth/internal/hands/sandbox"
+)
+
+// belongings are what a session finds in its sandbox beside its own files: skills
+// and mounted resources; and what it leaves there for others.
+type belongings struct {
+	*activation
+	ctx     context.Context // of the activation: an upload outlives the turn it is for
+	box     *box
+	session api.Session // as it was when it was claimed
+	work    sync.WaitGroup
+
+	mu      sync.Mutex
+	mounter *mount.Mounter  // nil before the sandbox is there; guarded by mu
+	said    []string        // for the model, with the next result; guarded by mu
+	told    map[string]bool // failures that have been reported; guarded by mu
+	busy    bool            // outputs are being collected; guarded by mu
+	more    bool            // and are to be once more; guarded by mu
+}
+
+// arrange puts the belongings in their places; the channel is closed when they
+// are. What cannot be had the model is told of, for the session may do without.
+func (b *belongings) arrange(ctx context.Context) chan struct{} {
+	done := make(chan struct{})
+	b.work.Go(func() {
+		defer close(done)
+		// The directories may be another's until the sandbox is there. That there is
+		// none, the first call will say.
+		s, err := b.box.get(ctx)
+		if err != nil {
+			return
+		}
+		mounter, resources, err := b.prepare(ctx, s)
+		if err != nil {
+			if ctx.Err() == nil {
+				b.log.Warn("could not look for what is mounted for a session", "error", err)
+			}
+			return
+		}
+		for _, f := range mounter.Sync(ctx, resources) {
+			if ctx.Err() == nil {
+				b.tell(ctx, f)
+			}
+		}
+	})
+	return done
+}
+
+// prepare returns the mounter and the resources there are by now; the first time
+// it also downloads the skills.
+func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mounter, []json.RawMessage, error) {
+	b.mu.Lock()
+	m := b.mounter
+	b.mu.Unlock()
+	if m != nil {
+		var session api.Session
+		err := b.wire.try(ctx, "GET", sessionPath(b.item.SessionID), nil, nil, &session)
+		return m, session.Resources, err
+	}
+	b.downloadSkills(ctx, b.session.Agent.Skills)
+	mnt := b.place.mnt
+	if s.Workdir() != sandbox.GuestWorkdir {
+		mnt = "" // a sandbox on the host's own file system
+	}
+	m, err := mount.New(mount.Config{
+		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, Log: b.log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mounter = m
+	return m, b.session.Resources, nil
+}
+
+// tell puts a failure on record, once, and lets the model know.
+func (b *belongings) tell(ctx context.Context, f mount.Failure) {
+	b.mu.Lock()
+	before := b.told[f.Error()]
+	b.told[f.Error()] = true
+	if !before {
+		b.said = append(b.said, f.Error())
+	}
+	b.mu.Unlock()
+	if before {
+		return
+	}
+	b.log.Warn("could not mount a resource", "resource", f.ResourceID, "path", f.Path, "error", f.Err)
+	b.report(ctx, f.Error())
+}
+
+// maxReport is how long a report may be, in bytes.
+const maxReport = 2000
+
+// report tells the server, if it is one that listens.
+func (b *belongings) report(ctx context.Context, message string) {
+	if len(message) > maxReport {
+		message = strings.ToValidUTF8(message[:maxReport], "")
+	}
+	err := b.wire.try(ctx, "POST", sessionPath(b.item.SessionID)+"/reports", nil, map[string]string{"message": message}, nil)
+	if err != nil && !isStatus(err, http.StatusNotFound) && ctx.Err() == nil {
+		b.log.Warn("could not report what went wrong to the server", "error", err)
+	}
+}
+
+// notes is what the model must know before it reads the next result.
+func (b *belongings) notes() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var text strings.Builder
+	for _, note := range b.said {
+		text.WriteString("[" + note + "]\n")
+	}
+	b.said = nil
+	return text.String()
+}
+
+// collectSoon has the outputs uploaded, without waiting for it.
+func (b *belongings) collectSoon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.more = b.busy; b.more {
+		return
+	}
+	b.busy = true
+	b.work.Go(func() {
+		for again := true; again; {
+			b.collect(b.ctx)
+			b.mu.Lock()
+			again, b.more = b.more && b.ctx.Err() == nil, false
+			b.busy = again
+			b.mu.Unlock()
+		}
+	})
+}
+
+// collect uploads the outputs.
+func (b *belongings) collect(ctx context.Context) {
+	b.mu.Lock()
+	m := b.mounter
+	b.mu.Unlock()
+	if m == nil {
+		return
+	}
+	if err := m.Collect(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn("could not upload the outputs of a session", "error", err)
+		b.report(ctx, "Outputs could not be stored: "+err.Error())
+	}
+}
+
+// wait waits for what has been begun, which the end of its context ends.
+func (b *belongings) wait() { b.work.Wait() }
+
+// mountServer is the wire as a mounter sees it.
+type mountServer struct{ *wire }
+
+func (s mountServer) Do(ctx context.Context, method, path string, in, out any) error {
+	return s.try(ctx, method, path, nil, in, out)
+}
+
+func (s mountServer) Download(ctx context.Context, path string) (io.ReadCloser, int64, error) {
+	response, err := s.open(ctx, "GET", path, nil, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	return response.Body, response.ContentLength, nil
+}
+
+func (s mountServer) Upload(ctx context.Context, path, contentType string, form io.Reader, size int64, out any) error {
+	response, err := s.upload(ctx, path, contentType, form, size)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	return json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(out)
+}
