@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newDoctor(),
-		newAgents(), newEnvironments(), newKeys(), newSessions(),
+		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(),
 		newVersion(),
 	)
 	strict(root)

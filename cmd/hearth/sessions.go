@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,12 +43,14 @@ func newSessionCreate() *cobra.Command {
 		to                        endpoint
 		out                       output
 		agent, environment, title string
+		resources                 mounts
 	)
 	cmd := &cobra.Command{
-		Use:     "create",
-		Short:   "Create an idle session (hearth run creates and starts one)",
-		Example: "  hearth sessions create --agent agent_… --environment env_… --title 'look around'",
-		Args:    cobra.NoArgs,
+		Use:   "create",
+		Short: "Create an idle session (hearth run creates and starts one)",
+		Example: `  hearth sessions create --agent agent_… --environment env_… --title 'look around'
+  hearth sessions create --mount file_…=/workspace/in.csv --repository https://git.example.com/team/tool#main`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, info, err := to.connect()
 			if err != nil {
@@ -55,6 +59,9 @@ func newSessionCreate() *cobra.Command {
 			body := map[string]any{"agent": firstOf(agent, info.AgentID), "environment_id": firstOf(environment, info.EnvironmentID)}
 			if title != "" {
 				body["title"] = title
+			}
+			if list := resources.list(); len(list) > 0 {
+				body["resources"] = list
 			}
 			var session api.Session
 			if err := c.Do(cmd.Context(), http.MethodPost, "v1/sessions", body, &session); err != nil {
@@ -68,7 +75,42 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent")
 	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
 	cmd.Flags().StringVar(&title, "title", "", "the title")
+	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
+	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
 	return cmd
+}
+
+// mounts are the resources of a session as they are given on the command line.
+type mounts struct{ files, repositories []string }
+
+// fullCommit is what tells a commit from a branch.
+var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+func (m mounts) list() (list []map[string]any) {
+	for _, f := range m.files {
+		id, path, ok := strings.Cut(f, "=")
+		r := map[string]any{"type": api.ResourceFile, "file_id": id}
+		if ok {
+			r["mount_path"] = path
+		}
+		list = append(list, r)
+	}
+	token := os.Getenv("HEARTH_REPOSITORY_TOKEN")
+	for _, repository := range m.repositories {
+		address, revision, ok := strings.Cut(repository, "#")
+		r := map[string]any{"type": api.ResourceRepository, "url": address}
+		switch {
+		case ok && fullCommit.MatchString(revision):
+			r["checkout"] = api.Checkout{Type: "commit", SHA: revision}
+		case ok:
+			r["checkout"] = api.Checkout{Type: "branch", Name: revision}
+		}
+		if token != "" {
+			r["authorization_token"] = token
+		}
+		list = append(list, r)
+	}
+	return list
 }
 
 func newSessionEvents() *cobra.Command {

@@ -180,12 +180,16 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 		return run.Release(ctx, time.Time{})
 	}
 	tools := toolsOf(snap.Session.Agent)
+	system, err := systemPrompt(snap.Session)
+	if err != nil {
+		return err
+	}
 	_, taken, err := run.BeginRequest(ctx)
 	if err != nil {
 		return err
 	}
 	request := model.Request{
-		Model: snap.Session.Agent.Model, System: systemPrompt(snap.Session.Agent),
+		Model: snap.Session.Agent.Model, System: system,
 		Messages: conversation(append(snap.Log, taken...)), Tools: tools.offered,
 	}
 	preview := newPreviews(ctx, l.Sessions, run.SessionID)

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"hearth/api"
@@ -89,11 +90,45 @@ func schema(properties string, required ...string) json.RawMessage {
 }
 
 // preamble tells the model where it acts.
-const preamble = "You act through tools in a sandbox of your own on a computer of the people you work for. Your working directory is /workspace; skills, if you have any, are in /workspace/skills."
+const preamble = "You act through tools in a sandbox of your own on a computer of the people you work for. Your working directory is /workspace; skills, if you have any, are in /workspace/skills. Files that you leave in /mnt/session/outputs are handed to them when you finish."
 
-func systemPrompt(a api.SessionAgent) string {
-	if a.System == nil || *a.System == "" {
-		return preamble
+func systemPrompt(s api.Session) (string, error) {
+	text := preamble
+	mounted, err := mountedList(s.Resources)
+	if err != nil {
+		return "", err
 	}
-	return preamble + "\n\n" + *a.System
+	if mounted != "" {
+		text += " You have been given:" + mounted
+	}
+	if own := s.Agent.System; own != nil && *own != "" {
+		text += "\n\n" + *own
+	}
+	return text, nil
+}
+
+// mountedList names what is mounted for a session, a line each.
+func mountedList(resources []json.RawMessage) (string, error) {
+	var list strings.Builder
+	for _, raw := range resources {
+		var r struct {
+			Type      string        `json:"type"`
+			MountPath string        `json:"mount_path"`
+			URL       string        `json:"url"`
+			Checkout  *api.Checkout `json:"checkout"`
+		}
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return "", fmt.Errorf("decode a resource: %w", err)
+		}
+		switch r.Type {
+		case api.ResourceFile:
+			fmt.Fprintf(&list, "\n- %s, a file to read", r.MountPath)
+		case api.ResourceRepository:
+			fmt.Fprintf(&list, "\n- %s, a clone of the Git repository %s", r.MountPath, r.URL)
+			if c := r.Checkout; c != nil {
+				fmt.Fprintf(&list, " at %s %s", c.Type, c.Name+c.SHA)
+			}
+		}
+	}
+	return list.String(), nil
 }
