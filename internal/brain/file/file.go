@@ -35,9 +35,9 @@ const (
 	// maxName and maxType bound a file's name and its media type, in characters.
 	maxName = 255
 	maxType = 127
-	// A file that expires does so between an hour and ten years after its upload.
+	// A file that expires does so between an hour and ninety days after its upload.
 	minLife = time.Hour
-	maxLife = 10 * 365 * 24 * time.Hour
+	maxLife = 90 * 24 * time.Hour
 )
 
 // Store is every file.

@@ -1,0 +1,473 @@
+// Package image makes the roots of sandboxes out of OCI images: it finds an image
+// in a registry, an archive or a layout directory, flattens it, writes it as one
+// EROFS file that all sandboxes share, and keeps those files by the digests of
+// their images, up to a size. It owns its cache directory and calls no package of
+// ours.
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"golang.org/x/sys/unix"
+)
+
+// Store is a cache of images. Several processes may use one at once, and each may
+// be killed at any time.
+type Store struct {
+	dir   string
+	limit int64
+	log   *slog.Logger
+}
+
+// DefaultLimit is how much a cache holds, in bytes.
+const DefaultLimit = 20 << 30
+
+// Open opens the cache in a directory, which is made if need be. It holds at most
+// limit bytes, DefaultLimit for 0, but for what is in use.
+func Open(dir string, limit int64, log *slog.Logger) (*Store, error) {
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	// Those behind whom a sandbox's kernel runs must be able to read what it holds.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the cache of images: %w", err)
+	}
+	return &Store{dir, limit, log}, nil
+}
+
+// Entry is an image in the cache.
+type Entry struct {
+	// Digest is that of the image's manifest, as sha256:….
+	Digest string `json:"digest"`
+	// Refs are the names it was asked for by.
+	Refs []string `json:"refs"`
+	// Size is that of the file system, in bytes.
+	Size int64 `json:"size"`
+	// Env is the environment that the image sets, as NAME=value.
+	Env []string `json:"env"`
+	// Bash says that it has a /bin/bash.
+	Bash bool `json:"bash"`
+	// Used is when it was last asked for.
+	Used time.Time `json:"-"`
+	// Busy says that a worker has it in use.
+	Busy bool `json:"-"`
+}
+
+// Image is an image in use: it is not removed before Close, or the end of this
+// process.
+type Image struct {
+	Entry
+	// Path is the EROFS file.
+	Path string
+	lock *os.File
+}
+
+// Close ends the use.
+func (i *Image) Close() error { return i.lock.Close() }
+
+// Environment is Env as a map.
+func (i *Image) Environment() map[string]string {
+	env := map[string]string{}
+	for _, pair := range i.Env {
+		if name, value, ok := strings.Cut(pair, "="); ok && name != "" {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func (s *Store) path(hex, ext string) string { return filepath.Join(s.dir, hex+ext) }
+
+// Get returns the image that ref stands for now: a name in a registry, or the
+// path of an archive or OCI layout, which begins with / or a dot. It is fetched
+// unless it is in the cache. Where a registry cannot be reached, what the name
+// stood for when it last could is taken, with a warning.
+func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
+	if i := s.pinned(ref); i != nil {
+		return i, nil
+	}
+	src, err := open(ctx, ref, s.dir)
+	if err == nil {
+		defer src.cleanup()
+		return s.keep(ctx, ref, src)
+	}
+	if known := s.byRef(ref); known != "" && !isPath(ref) && ctx.Err() == nil {
+		if i, e := s.use(known); e == nil {
+			s.log.Warn("could not ask the registry about an image; using what is in the cache", "image", ref, "digest", i.Digest, "error", err)
+			return i, nil
+		}
+	}
+	return nil, err
+}
+
+// pinned returns an image of the cache whose name says which it is.
+func (s *Store) pinned(ref string) *Image {
+	if !strings.Contains(ref, "@sha256:") || isPath(ref) {
+		return nil
+	}
+	i, err := s.use(s.byRef(ref))
+	if err != nil {
+		return nil
+	}
+	return i
+}
+
+// byRef is the image that a name stood for when it was last asked for; "" for
+// none.
+func (s *Store) byRef(ref string) string {
+	entries, err := s.List()
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		if slices.Contains(e.Refs, ref) {
+			return hexOf(e.Digest)
+		}
+	}
+	return ""
+}
+
+func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
+
+// keep makes sure that an image is in the cache, and returns it.
+func (s *Store) keep(ctx context.Context, ref string, src source) (*Image, error) {
+	digest, err := src.Digest()
+	if err != nil {
+		return nil, fmt.Errorf("read the image %s: %w", ref, err)
+	}
+	i, err := s.use(digest.Hex)
+	if err != nil {
+		if err = s.convert(ctx, ref, digest, src); err != nil {
+			return nil, fmt.Errorf("make a file system of the image %s: %w", ref, err)
+		}
+		if i, err = s.use(digest.Hex); err != nil {
+			return nil, err
+		}
+		s.evict()
+	}
+	return i, s.name(i, ref)
+}
+
+// use takes an image that is in the cache into use.
+func (s *Store) use(hex string) (*Image, error) {
+	if hex == "" {
+		return nil, fs.ErrNotExist
+	}
+	lock, err := s.lock(hex, unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{Path: s.path(hex, ".erofs"), lock: lock}
+	if i.Entry, err = s.entry(hex); err == nil {
+		_, err = os.Stat(i.Path)
+	}
+	now := time.Now()
+	if err == nil {
+		err = os.Chtimes(s.path(hex, ".json"), now, now)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return i, nil
+}
+
+// lock takes an image's lock: shared for those who use it, exclusive for who makes
+// or removes it. The lock's file stays, or two could hold what seems the same.
+func (s *Store) lock(hex string, how int) (*os.File, error) {
+	f, err := os.OpenFile(s.path(hex, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (s *Store) entry(hex string) (e Entry, err error) {
+	path := s.path(hex, ".json")
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(raw, &e)
+	}
+	if err != nil {
+		return e, err
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		e.Used = info.ModTime()
+	}
+	return e, err
+}
+
+func (s *Store) write(hex string, e Entry) error {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, "entry-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), s.path(hex, ".json"))
+	}
+	return err
+}
+
+// name notes that ref stands for this image, and no longer for another.
+func (s *Store) name(i *Image, ref string) error {
+	if slices.Contains(i.Refs, ref) {
+		return nil
+	}
+	if other := s.byRef(ref); other != "" {
+		if e, err := s.entry(other); err == nil {
+			e.Refs = slices.DeleteFunc(e.Refs, func(r string) bool { return r == ref })
+			if err := s.write(other, e); err != nil {
+				return err
+			}
+		}
+	}
+	i.Refs = append(i.Refs, ref)
+	return s.write(hexOf(i.Digest), i.Entry)
+}
+
+// convert writes an image as a file system, once, however many ask for it.
+func (s *Store) convert(ctx context.Context, ref string, digest v1.Hash, src source) error {
+	lock, err := s.lock(digest.Hex, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if _, err := s.entry(digest.Hex); err == nil {
+		return nil // somebody else has just done it
+	}
+	config, err := src.ConfigFile()
+	if err != nil {
+		return err
+	}
+	if p := config.Platform(); p != nil && !p.Satisfies(platform) {
+		return fmt.Errorf("it is for %s, and this host is %s", p, platform)
+	}
+	s.log.Info("fetching an image", "image", ref, "digest", digest.String(), "size", compressed(src))
+	began := time.Now()
+	passing := s.path(digest.Hex, ".new")
+	e := Entry{Digest: digest.String(), Refs: []string{ref}, Env: config.Config.Env}
+	if err := s.build(ctx, ref, passing, src, &e); err != nil {
+		_ = os.Remove(passing) // if it is still there, tidy will
+		return err
+	}
+	if err := os.Rename(passing, s.path(digest.Hex, ".erofs")); err != nil {
+		return err
+	}
+	s.log.Info("an image is ready", "image", ref, "digest", e.Digest, "size", e.Size, "took", time.Since(began).Round(time.Millisecond))
+	return s.write(digest.Hex, e)
+}
+
+// build writes the file system.
+func (s *Store) build(ctx context.Context, ref, to string, src source, e *Entry) (err error) {
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	w, err := newWriter(out)
+	if err != nil {
+		return err
+	}
+	t := newTree(s.limit)
+	flat := mutate.Extract(checked{src.Image})
+	defer flat.Close()
+	if err := t.read(&watched{Reader: flat, ctx: ctx, log: s.log, ref: ref, src: src, last: time.Now()}, w); err != nil {
+		return err
+	}
+	if err := t.furnish(); err != nil {
+		return err
+	}
+	e.Bash = t.isExecutable("/bin/bash")
+	first, err := w.finish(t.root)
+	if err != nil {
+		return err
+	}
+	if _, err := out.WriteAt(first, 0); err != nil {
+		return err
+	}
+	e.Size = int64(w.block) << blockBits
+	return out.Sync()
+}
+
+// compressed is how much there is to fetch, in bytes.
+func compressed(img v1.Image) (total int64) {
+	manifest, err := img.Manifest()
+	if err != nil {
+		return 0
+	}
+	for _, l := range manifest.Layers {
+		total += l.Size
+	}
+	return total
+}
+
+// watched ends with a context, and logs how far a long fetch has come.
+type watched struct {
+	io.Reader
+	ctx  context.Context
+	log  *slog.Logger
+	ref  string
+	src  source
+	last time.Time
+	done int64
+}
+
+// progressEvery is how often a long fetch is logged.
+const progressEvery = 5 * time.Second
+
+func (w *watched) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := w.Reader.Read(p)
+	w.done += int64(n)
+	if time.Since(w.last) >= progressEvery {
+		w.last = time.Now()
+		attributes := []any{"image", w.ref, "unpacked", w.done}
+		if w.src.received != nil {
+			attributes = append(attributes, "received", w.src.received.Load(), "of", compressed(w.src))
+		}
+		w.log.Info("fetching an image", attributes...)
+	}
+	return n, err
+}
+
+// List lists what is in the cache, last used first.
+func (s *Store) List() ([]Entry, error) {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var entries []Entry
+	for _, f := range files {
+		hex := strings.TrimSuffix(filepath.Base(f), ".json")
+		e, err := s.entry(hex)
+		if err != nil {
+			continue // it has just been removed
+		}
+		if lock, err := s.lock(hex, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			lock.Close()
+		} else {
+			e.Busy = true
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return b.Used.Compare(a.Used) })
+	return entries, nil
+}
+
+// ErrBusy says that an image cannot be removed, because a worker uses it.
+var ErrBusy = errors.New("the image is in use")
+
+// Remove removes an image by its digest, or by a name it was asked for by.
+func (s *Store) Remove(which string) error {
+	hex := cmp.Or(s.byRef(which), hexOf(which))
+	if filepath.Base(hex) != hex {
+		return fs.ErrNotExist
+	}
+	if _, err := s.entry(hex); err != nil {
+		return fmt.Errorf("there is no image %.200q in the cache", which)
+	}
+	return s.remove(hex)
+}
+
+func (s *Store) remove(hex string) error {
+	lock, err := s.lock(hex, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrBusy
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// The entry first: a file system without one is made anew.
+	return errors.Join(os.Remove(s.path(hex, ".json")), os.RemoveAll(s.path(hex, ".erofs")))
+}
+
+// Prune removes every image that is not in use, and tells how many bytes that
+// has freed.
+func (s *Store) Prune() (freed int64, err error) { return s.shrink(0) }
+
+// evict removes the images used longest ago until the rest fits.
+func (s *Store) evict() {
+	if _, err := s.shrink(s.limit); err != nil {
+		s.log.Warn("could not remove images from the cache", "error", err)
+	}
+}
+
+func (s *Store) shrink(limit int64) (freed int64, err error) {
+	entries, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	total := int64(0)
+	for _, e := range entries {
+		total += e.Size
+	}
+	slices.Reverse(entries)
+	for _, e := range entries {
+		if total <= limit {
+			break
+		}
+		if e := s.remove(hexOf(e.Digest)); e != nil {
+			if !errors.Is(e, ErrBusy) {
+				err = errors.Join(err, e)
+			}
+			continue
+		}
+		total, freed = total-e.Size, freed+e.Size
+		s.log.Info("removed an image from the cache", "digest", e.Digest, "size", e.Size)
+	}
+	return freed, errors.Join(err, s.tidy())
+}
+
+// tidy removes what killed processes have left half done.
+func (s *Store) tidy() (err error) {
+	left, _ := filepath.Glob(filepath.Join(s.dir, "*.new")) // a constant pattern is well-formed
+	for _, f := range left {
+		lock, e := s.lock(strings.TrimSuffix(filepath.Base(f), ".new"), unix.LOCK_EX|unix.LOCK_NB)
+		if e != nil {
+			continue // it is being written
+		}
+		err = errors.Join(err, os.Remove(f), lock.Close())
+	}
+	for _, pattern := range []string{"layout-*", "entry-*"} {
+		left, _ := filepath.Glob(filepath.Join(s.dir, pattern))
+		for _, f := range left {
+			if info, e := os.Stat(f); e == nil && time.Since(info.ModTime()) > 24*time.Hour {
+				err = errors.Join(err, os.RemoveAll(f))
+			}
+		}
+	}
+	return err
+}

@@ -1,0 +1,389 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// build makes an image of layers, the lowest first, for this host.
+func build(t testing.TB, layers ...[]byte) v1.Image {
+	t.Helper()
+	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: platform.OS, Architecture: platform.Architecture, Config: v1.Config{Env: []string{"PATH=/opt/bin:/bin", "MODE=test=1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, raw := range layers {
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil })
+		if err == nil {
+			img, err = mutate.AppendLayers(img, layer)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return img
+}
+
+// hub is a registry that counts what it is asked for.
+type hub struct {
+	*httptest.Server
+	blobs atomic.Int64 // layers and configurations
+}
+
+func newHub(t testing.TB) *hub {
+	h := &hub{}
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			h.blobs.Add(1)
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(h.Close)
+	return h
+}
+
+// push makes an image known under a name, which it returns in full.
+func (h *hub) push(t testing.TB, as string, img v1.Image) string {
+	t.Helper()
+	full := strings.TrimPrefix(h.URL, "http://") + "/" + as
+	ref, err := name.ParseReference(full)
+	if err == nil {
+		err = remote.Write(ref, img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return full
+}
+
+func newStore(t testing.TB, dir string, limit int64) *Store {
+	t.Helper()
+	s, err := Open(dir, limit, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func get(t testing.TB, s *Store, ref string) *Image {
+	t.Helper()
+	i, err := s.Get(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { i.Close() })
+	return i
+}
+
+// files are the regular files of an image as the kernel sees them, without those
+// that are in every image.
+func files(t testing.TB, i *Image) map[string]string {
+	t.Helper()
+	root, got := mount(t, i.Path), map[string]string{}
+	err := filepath.Walk(root, func(path string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, path)
+		if info.Mode().IsRegular() && rel != Hand && rel != Placeholder {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			got[rel] = string(raw)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestSources(t *testing.T) {
+	img := build(t, archive(t, dir("bin"), entry{tar.Header{Name: "bin/bash", Typeflag: tar.TypeReg, Mode: 0o755, Size: 1}, "x"}), archive(t, file("etc/motd", "hello\n")))
+	there := t.TempDir()
+	layoutDir, saved, oci := filepath.Join(there, "layout"), filepath.Join(there, "saved.tar"), filepath.Join(there, "oci.tar")
+	p, err := layout.Write(layoutDir, empty.Index)
+	if err == nil {
+		// One for another platform comes first.
+		other, e := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "other"})
+		if e != nil {
+			t.Fatal(e)
+		}
+		err = p.AppendImage(other, layout.WithPlatform(v1.Platform{OS: "linux", Architecture: "other"}))
+	}
+	if err == nil {
+		err = p.AppendImage(img, layout.WithPlatform(platform))
+	}
+	if err == nil {
+		err = tarball.WriteToFile(saved, name.MustParseReference("example.com/team/tool:v1"), img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-C", layoutDir, "-cf", oci, ".").CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	for kind, ref := range map[string]string{"registry": newHub(t).push(t, "team/tool:v1", img), "layout": layoutDir, "docker save": saved, "OCI archive": oci} {
+		t.Run(kind, func(t *testing.T) {
+			i := get(t, newStore(t, t.TempDir(), 0), ref)
+			if got := files(t, i); len(got) != 2 || got["etc/motd"] != "hello\n" {
+				t.Errorf("it has %q", got)
+			}
+			if env := i.Environment(); env["PATH"] != "/opt/bin:/bin" || env["MODE"] != "test=1" || !i.Bash {
+				t.Errorf("env %q, bash %v", env, i.Bash)
+			}
+			want, err := img.Digest()
+			if err != nil || kind != "docker save" && i.Digest != want.String() { // which writes another manifest
+				t.Errorf("digest %s, want %s, %v", i.Digest, want, err)
+			}
+		})
+	}
+}
+
+func TestLayers(t *testing.T) {
+	for what, c := range map[string]struct {
+		layers [][]entry
+		want   map[string]string
+	}{
+		"whiteout":         {[][]entry{{file("a", "1"), file("d/b", "1"), file("d/c", "1")}, {file(".wh.a", ""), file("d/.wh.b", "")}}, map[string]string{"d/c": "1"}},
+		"opaque":           {[][]entry{{file("d/a", "1"), file("e", "1")}, {dir("d"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, map[string]string{"d/b": "2", "e": "1"}},
+		"replaced":         {[][]entry{{file("a", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
+		"dir by file":      {[][]entry{{file("a/b", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
+		"through a link":   {[][]entry{{dir("usr/lib"), file("usr/lib/x", "1"), symlink("lib", "usr/lib")}, {file("lib/y", "2"), file("lib/x", "3")}}, map[string]string{"usr/lib/x": "3", "usr/lib/y": "2"}},
+		"up and out":       {[][]entry{{symlink("lib", "../../../etc"), file("etc/x", "1")}, {file("lib/y", "2")}}, map[string]string{"etc/x": "1", "lib/y": "2"}},
+		"in a circle":      {[][]entry{{symlink("a", "b"), symlink("b", "a")}, {file("a/y", "2")}}, map[string]string{}},
+		"link across":      {[][]entry{{file("a", "1")}, {hardlink("b", "a")}}, map[string]string{"a": "1", "b": "1"}},
+		"link first":       {[][]entry{{hardlink("b", "a"), file("a", "1")}}, map[string]string{"a": "1", "b": "1"}},
+		"devices dropped":  {[][]entry{{{tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, ""}, file("a", "1")}}, map[string]string{"a": "1"}},
+		"dots":             {[][]entry{{file("./x/./y", "1"), dir("./")}}, map[string]string{"x/y": "1"}},
+		"nothing at all":   {[][]entry{}, map[string]string{}},
+		"below a file":     {[][]entry{{file("a", "1"), file("a/b", "2")}}, map[string]string{"a": "1"}},
+		"tmp is a symlink": {[][]entry{{symlink("tmp", "var/tmp"), file("var/tmp/x", "1")}}, map[string]string{"var/tmp/x": "1"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var layers [][]byte
+			for _, l := range c.layers {
+				layers = append(layers, archive(t, l...))
+			}
+			got := files(t, get(t, newStore(t, t.TempDir(), 0), newHub(t).push(t, "x:y", build(t, layers...))))
+			delete(got, "var/tmp/.hearth") // where /tmp leads elsewhere
+			if fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("it has %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	h := newHub(t)
+	other, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("no archive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct{ ref, want string }{
+		"a name that leads out": {h.push(t, "a:a", build(t, archive(t, file("../x", "1")))), "unsafe"},
+		"a link to nothing":     {h.push(t, "a:b", build(t, archive(t, hardlink("b", "a")))), "does not have"},
+		"links in a circle":     {h.push(t, "a:c", build(t, archive(t, hardlink("b", "a"), hardlink("a", "b")))), "does not have"},
+		"too large":             {h.push(t, "a:d", build(t, archive(t, file("big", strings.Repeat("x", 2<<20))))), "too large"},
+		"a long name":           {h.push(t, "a:e", build(t, archive(t, file(strings.Repeat("n", 256), "")))), "at most 255"},
+		"a file at /workspace":  {h.push(t, "a:f", build(t, archive(t, file("workspace", "")))), "something else at /workspace"},
+		"a link at /workspace":  {h.push(t, "a:g", build(t, archive(t, symlink("workspace", "/x/y"), file("x", "")))), "something else at /workspace"},
+		"another platform":      {h.push(t, "a:h", other), "linux/other"},
+		"not there":             {strings.TrimPrefix(h.URL, "http://") + "/none:none", "look up the image"},
+		"no name":               {"a b", "neither a path"},
+		"no file":               {"./absent.tar", "absent.tar"},
+		"no archive":            {text, "is no image"},
+		"no layout":             {t.TempDir(), "no OCI layout"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			s := newStore(t, dir, 1<<20)
+			i, err := s.Get(t.Context(), c.ref)
+			if err == nil {
+				i.Close()
+				t.Fatal("it is taken")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("it says %v, want %q in it", err, c.want)
+			}
+			if entries, err := s.List(); len(entries) != 0 || err != nil {
+				t.Errorf("the cache has %v, %v", entries, err)
+			}
+			left, _ := filepath.Glob(filepath.Join(dir, "*.[en]*"))
+			if len(left) > 0 {
+				t.Errorf("left are %q", left)
+			}
+		})
+	}
+}
+
+// TestTampered changes a layer where it is stored.
+func TestTampered(t *testing.T) {
+	dir := t.TempDir()
+	p, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, bad := archive(t, file("a", "good")), archive(t, file("a", "evil"))
+	img := build(t, good)
+	if err := p.AppendImage(img); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", digest.Hex), bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := newStore(t, t.TempDir(), 0).Get(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "digest") {
+		t.Errorf("it is %v, %v", i, err)
+	}
+}
+
+// TestConvertedOnce has many ask for one image at once, through several stores as
+// several processes would.
+func TestConvertedOnce(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	ref := h.push(t, "a:b", build(t, archive(t, file("a", strings.Repeat("x", 1<<20)))))
+	h.blobs.Store(0)
+	var all sync.WaitGroup
+	for range 8 {
+		s := newStore(t, dir, 0)
+		all.Go(func() { get(t, s, ref) })
+	}
+	all.Wait()
+	// Each may look at the configuration; the layer is fetched once.
+	if n := h.blobs.Load(); n > 9 {
+		t.Errorf("%d blobs were fetched", n)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
+func TestRegistryGone(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	img := build(t, archive(t, file("a", "1")))
+	tag := h.push(t, "a:b", img)
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := strings.TrimSuffix(tag, ":b") + "@" + digest.String()
+	s := newStore(t, dir, 0)
+	get(t, s, tag)
+	get(t, s, pinned)
+	h.push(t, "a:b", build(t, archive(t, file("a", "2"))))
+	if got := files(t, get(t, s, tag)); got["a"] != "2" {
+		t.Errorf("after the name has moved it has %q", got)
+	}
+	h.Close()
+	if got := files(t, get(t, s, tag)); got["a"] != "2" {
+		t.Errorf("without the registry, by name: %q", got)
+	}
+	if got := files(t, get(t, s, pinned)); got["a"] != "1" {
+		t.Errorf("without the registry, by digest: %q", got)
+	}
+}
+
+func TestEviction(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	s := newStore(t, dir, 3<<20)
+	var refs []string
+	for n := range 4 {
+		refs = append(refs, h.push(t, fmt.Sprintf("a:v%d", n), build(t, archive(t, file("a", strings.Repeat(fmt.Sprint(n), 1<<20))))))
+	}
+	held := get(t, s, refs[0])
+	for _, ref := range refs[1:] {
+		i, err := s.Get(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.Close()
+	}
+	entries, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, e := range entries {
+		have = append(have, e.Refs...)
+	}
+	// The last one always is; the first is in use; what was between them had to go.
+	if !slices.Contains(have, refs[0]) || !slices.Contains(have, refs[3]) || len(have) > 3 {
+		t.Errorf("left are %q", have)
+	}
+	if err := s.Remove(refs[0]); err != ErrBusy {
+		t.Errorf("to remove what is in use: %v", err)
+	}
+	held.Close()
+	if err := s.Remove(refs[0]); err != nil {
+		t.Error(err)
+	}
+	if err := s.Remove(refs[0]); err == nil {
+		t.Error("it is removed twice")
+	}
+	if err := s.Remove("../../etc"); err == nil {
+		t.Error("a path is removed")
+	}
+	if freed, err := s.Prune(); err != nil || freed < 1<<20 {
+		t.Errorf("pruning freed %d, %v", freed, err)
+	}
+}
+
+// TestCancelled stops in the middle, and begins again.
+func TestCancelled(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	ref := h.push(t, "a:b", build(t, archive(t, file("a", strings.Repeat("x", 8<<20)))))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := newStore(t, dir, 0)
+	if _, err := s.Get(ctx, ref); err == nil {
+		t.Fatal("it is there")
+	}
+	// What a killed process would have left.
+	digest := strings.Repeat("0", 64)
+	if err := os.WriteFile(filepath.Join(dir, digest+".new"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get(t, s, ref)
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}

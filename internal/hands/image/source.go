@@ -1,0 +1,245 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// platform is what images are wanted for.
+var platform = v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+
+// source is an image where it comes from.
+type source struct {
+	v1.Image
+	received *atomic.Int64 // bytes that have come over the network; nil for an image on this host
+	cleanup  func()
+}
+
+// isPath tells a file or directory of this host from a name in a registry.
+func isPath(ref string) bool {
+	return strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../")
+}
+
+// open finds an image. Dir is for what has to be unpacked on the way.
+func open(ctx context.Context, ref, dir string) (source, error) {
+	if isPath(ref) {
+		return openPath(ref, dir)
+	}
+	parsed, err := name.ParseReference(ref)
+	if err != nil {
+		return source{}, fmt.Errorf("%.200q is neither a path, which begins with / or ., nor the name of an image: %w", ref, err)
+	}
+	s := source{received: new(atomic.Int64), cleanup: func() {}}
+	s.Image, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform),
+		remote.WithUserAgent("hearth"), remote.WithTransport(counting{remote.DefaultTransport, s.received}))
+	if err != nil {
+		return s, fmt.Errorf("look up the image %s: %w", ref, err)
+	}
+	return s, nil
+}
+
+// counting counts the bytes of answers.
+type counting struct {
+	http.RoundTripper
+	n *atomic.Int64
+}
+
+func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(r)
+	if err == nil {
+		response.Body = countingBody{response.Body, c.n}
+	}
+	return response, err
+}
+
+type countingBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (b countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+// openPath finds an image in an OCI layout, in an archive of one, or in what
+// docker save writes.
+func openPath(ref, dir string) (source, error) {
+	info, err := os.Stat(ref)
+	if err != nil {
+		return source{}, fmt.Errorf("find the image: %w", err)
+	}
+	if info.IsDir() {
+		img, err := fromLayout(ref)
+		return source{Image: img, cleanup: func() {}}, err
+	}
+	img, err := tarball.ImageFromPath(ref, nil)
+	if err == nil {
+		return source{Image: img, cleanup: func() {}}, nil
+	}
+	unpacked, unpackErr := os.MkdirTemp(dir, "layout-")
+	if unpackErr != nil {
+		return source{}, unpackErr
+	}
+	s := source{cleanup: func() { _ = os.RemoveAll(unpacked) }} // what is left goes at the next start
+	if unpackErr = unpackLayout(ref, unpacked); unpackErr == nil {
+		s.Image, unpackErr = fromLayout(unpacked)
+	}
+	if unpackErr != nil {
+		s.cleanup()
+		return s, fmt.Errorf("%s is no image: neither what docker save writes (%w) nor an archive of an OCI layout (%w)", ref, err, unpackErr)
+	}
+	return s, nil
+}
+
+// unpackLayout unpacks an archive of regular files.
+func unpackLayout(archive, dir string) error {
+	f, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for in := tar.NewReader(f); ; {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		file := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+		if err := root.MkdirAll(path.Dir(file), 0o700); err != nil {
+			return err
+		}
+		out, err := root.Create(file)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, in)
+		if err := errors.Join(err, out.Close()); err != nil {
+			return err
+		}
+	}
+}
+
+// fromLayout chooses the image of this host's platform.
+func fromLayout(dir string) (v1.Image, error) {
+	p, err := layout.FromPath(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no OCI layout: %w", filepath.Base(dir), err)
+	}
+	index, err := p.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	img, err := choose(index, 4)
+	if err == nil && img == nil {
+		err = fmt.Errorf("there is no image for %s in it", platform)
+	}
+	return img, err
+}
+
+// choose finds the first image for this platform in an index, or in one below.
+func choose(index v1.ImageIndex, depth int) (v1.Image, error) {
+	manifest, err := index.IndexManifest()
+	if err != nil || depth == 0 {
+		return nil, err
+	}
+	for _, m := range manifest.Manifests {
+		switch {
+		case m.MediaType.IsIndex():
+			below, err := index.ImageIndex(m.Digest)
+			if err != nil {
+				return nil, err
+			}
+			if img, err := choose(below, depth-1); img != nil || err != nil {
+				return img, err
+			}
+		case m.MediaType.IsImage() && (m.Platform == nil || m.Platform.Satisfies(platform)):
+			return index.Image(m.Digest)
+		}
+	}
+	return nil, nil
+}
+
+// checked is an image whose layers are held against the digests that its
+// configuration has of them, wherever they come from.
+type checked struct{ v1.Image }
+
+func (c checked) Layers() ([]v1.Layer, error) {
+	layers, err := c.Image.Layers()
+	if err != nil {
+		return nil, err
+	}
+	config, err := c.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	digests := config.RootFS.DiffIDs
+	if len(digests) != len(layers) {
+		return nil, fmt.Errorf("the image has %d layers, and digests of %d", len(layers), len(digests))
+	}
+	for i, l := range layers {
+		if digests[i].Algorithm != "sha256" {
+			return nil, fmt.Errorf("a layer's digest is made by %.20q, which is not known here", digests[i].Algorithm)
+		}
+		layers[i] = checkedLayer{l, digests[i]}
+	}
+	return layers, nil
+}
+
+type checkedLayer struct {
+	v1.Layer
+	want v1.Hash
+}
+
+func (l checkedLayer) Uncompressed() (io.ReadCloser, error) {
+	content, err := l.Layer.Uncompressed()
+	return &verified{content, sha256.New(), l.want}, err
+}
+
+type verified struct {
+	io.ReadCloser
+	hash hash.Hash
+	want v1.Hash
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	v.hash.Write(p[:n])
+	if errors.Is(err, io.EOF) {
+		if got := fmt.Sprintf("%x", v.hash.Sum(nil)); !bytes.Equal([]byte(got), []byte(v.want.Hex)) {
+			return n, fmt.Errorf("a layer's content has the digest sha256:%s, and should have %s", got, v.want)
+		}
+	}
+	return n, err
+}
