@@ -16,6 +16,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
+	"hearth/internal/hands/image"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/sandbox/gvisor"
@@ -51,6 +52,43 @@ func newDocker(cfg docker.Config, stateDir string, log *slog.Logger) sandbox.Eng
 	cfg.StateDir, cfg.Log = stateDir, log
 	cfg.Host = firstOf(cfg.Host, os.Getenv("DOCKER_HOST"))
 	return docker.New(cfg)
+}
+
+// imageFlags choose what the roots of sandboxes are made from.
+type imageFlags struct {
+	ref   string
+	cache byteSize
+}
+
+func (f *imageFlags) register(flags *pflag.FlagSet) {
+	f.cache = image.DefaultLimit
+	flags.StringVar(&f.ref, "image", "", "the image to make sandboxes' roots from, with the gvisor or the namespace engine: a name in a registry, or the path (/… or ./…) of an archive or OCI layout; it must have bash (default the host's own programs)")
+	flags.Var(&f.cache, "image-cache", "how much the images kept below --state may take before those used longest ago go")
+}
+
+// get fetches the image, which stays in use for the life of this process.
+func (f *imageFlags) get(ctx context.Context, engine, stateDir string, log *slog.Logger) (root string, env map[string]string, err error) {
+	if f.ref == "" {
+		return "", nil, nil
+	}
+	switch engine {
+	case engineDocker:
+		return "", nil, usageError("--image is not for the docker engine, whose daemon has images of its own; name one with --docker-image")
+	case engineProcess:
+		return "", nil, usageError("--image is not for the process engine, which runs on the host's own files")
+	}
+	store, err := image.Open(filepath.Join(stateDir, "images"), int64(f.cache), log)
+	if err != nil {
+		return "", nil, err
+	}
+	i, err := store.Get(ctx, f.ref)
+	if err != nil {
+		return "", nil, usageError("--image: %w", err)
+	}
+	if !i.Bash {
+		return "", nil, usageError("--image: %s has no /bin/bash, in which sessions run their commands; choose one that has", f.ref)
+	}
+	return i.Path, i.Environment(), nil
 }
 
 // newEngine makes the engine asked for and makes sure it works here.
@@ -121,7 +159,12 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 			return nil, err
 		}
 	}
+	root, env, err := h.image.get(ctx, h.engine, h.stateDir, h.log)
+	if err != nil {
+		return nil, err
+	}
 	return worker.New(worker.Config{
+		Root: root, Env: env,
 		OnWork: h.onWork, Webhook: h.webhook, Workdir: h.workdir,
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
 		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,

@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newDoctor(),
-		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(),
+		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(), newImages(),
 		newVersion(),
 	)
 	strict(root)

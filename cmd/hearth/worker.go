@@ -155,6 +155,7 @@ type workerFlags struct {
 type handsConfig struct {
 	engine      string
 	docker      docker.Config
+	image       imageFlags
 	stateDir    string
 	maxSessions int
 	maxIdle     time.Duration
@@ -174,6 +175,7 @@ type handsConfig struct {
 func (h *handsConfig) register(flags *pflag.FlagSet) {
 	registerEngine(flags, &h.engine)
 	registerDocker(flags, &h.docker)
+	h.image.register(flags)
 	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
 	flags.IntVar(&h.pool, "pool", 2, "how many sandboxes to keep started ahead of their sessions")
 	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")

@@ -304,7 +304,7 @@ func (s *Store) build(ctx context.Context, ref, to string, src source, e *Entry)
 	if err := t.read(&watched{Reader: flat, ctx: ctx, log: s.log, ref: ref, src: src, last: time.Now()}, w); err != nil {
 		return err
 	}
-	if err := t.furnish(); err != nil {
+	if err := t.furnish(w); err != nil {
 		return err
 	}
 	e.Bash = t.isExecutable("/bin/bash")

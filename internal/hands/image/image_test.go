@@ -110,7 +110,7 @@ func files(t testing.TB, i *Image) map[string]string {
 			return err
 		}
 		rel, _ := filepath.Rel(root, path)
-		if info.Mode().IsRegular() && rel != Hand && rel != Placeholder {
+		if info.Mode().IsRegular() && !slices.Contains([]string{Hand, Placeholder, "etc/hosts", "etc/hostname", "etc/resolv.conf"}, rel) {
 			raw, err := os.ReadFile(path)
 			if err != nil {
 				return err
@@ -185,7 +185,7 @@ func TestLayers(t *testing.T) {
 		"dots":             {[][]entry{{file("./x/./y", "1"), dir("./")}}, map[string]string{"x/y": "1"}},
 		"nothing at all":   {[][]entry{}, map[string]string{}},
 		"below a file":     {[][]entry{{file("a", "1"), file("a/b", "2")}}, map[string]string{"a": "1"}},
-		"tmp is a symlink": {[][]entry{{symlink("tmp", "var/tmp"), file("var/tmp/x", "1")}}, map[string]string{"var/tmp/x": "1"}},
+		"tmp is a symlink": {[][]entry{{symlink("tmp", "var/tmp"), symlink("dev", "/etc"), file("var/tmp/x", "1")}}, map[string]string{"var/tmp/x": "1"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			var layers [][]byte
@@ -193,7 +193,6 @@ func TestLayers(t *testing.T) {
 				layers = append(layers, archive(t, l...))
 			}
 			got := files(t, get(t, newStore(t, t.TempDir(), 0), newHub(t).push(t, "x:y", build(t, layers...))))
-			delete(got, "var/tmp/.hearth") // where /tmp leads elsewhere
 			if fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("it has %q, want %q", got, c.want)
 			}
@@ -218,7 +217,6 @@ func TestRefused(t *testing.T) {
 		"too large":             {h.push(t, "a:d", build(t, archive(t, file("big", strings.Repeat("x", 2<<20))))), "too large"},
 		"a long name":           {h.push(t, "a:e", build(t, archive(t, file(strings.Repeat("n", 256), "")))), "at most 255"},
 		"a file at /workspace":  {h.push(t, "a:f", build(t, archive(t, file("workspace", "")))), "something else at /workspace"},
-		"a link at /workspace":  {h.push(t, "a:g", build(t, archive(t, symlink("workspace", "/x/y"), file("x", "")))), "something else at /workspace"},
 		"another platform":      {h.push(t, "a:h", other), "linux/other"},
 		"not there":             {strings.TrimPrefix(h.URL, "http://") + "/none:none", "look up the image"},
 		"no name":               {"a b", "neither a path"},

@@ -292,15 +292,26 @@ func (t *tree) require(name string, mode uint16) error {
 
 // furnish makes sure that what engines mount upon is there, and that temporary
 // files have a place.
-func (t *tree) furnish() error {
+func (t *tree) furnish(w *eroWriter) error {
 	for _, d := range []struct {
 		name string
 		mode uint16
 	}{
 		{"proc", 0o555}, {"sys", 0o555}, {"dev", 0o755}, {"etc", 0o755}, {"run", 0o755}, {"home", 0o755}, {"root", 0o700}, {"mnt", 0o755},
-		{"workspace", 0o755}, {"tmp", 0o1777}, {"var", 0o755}, {"var/tmp", 0o1777},
+		{"workspace", 0o755}, {"srv", 0o755}, {"opt", 0o755}, {"tmp", 0o1777}, {"var", 0o755}, {"var/tmp", 0o1777},
 	} {
+		// A link here could lead whoever mounts upon it out of the image.
+		if n := t.root.children[d.name]; n != nil && n.is(modeSymlink) && d.name != "etc" {
+			delete(t.root.children, d.name)
+		}
 		if err := t.require(d.name, modeDir|d.mode); err != nil {
+			return err
+		}
+	}
+	for name, text := range map[string]string{
+		"etc/hostname": "sandbox\n", "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n", "etc/resolv.conf": "# no network\n",
+	} {
+		if err := t.fill(name, text, w); err != nil {
 			return err
 		}
 	}
@@ -311,6 +322,27 @@ func (t *tree) furnish() error {
 		}
 	}
 	return nil
+}
+
+// fill writes a file that the image leaves out or empty, because whoever runs it
+// is to provide it.
+func (t *tree) fill(name, text string, w *eroWriter) error {
+	n := t.resolve(name, false)
+	if n != nil && (!n.is(modeFile) || n.size > 0) {
+		return nil
+	}
+	if n == nil {
+		parent := t.resolve(path.Dir(name), true)
+		if parent == nil || !parent.is(modeDir) || parent.children[path.Base(name)] != nil {
+			return nil // a link that leads nowhere, for one
+		}
+		n = &node{mode: modeFile | 0o644, mtime: time.Unix(0, 0)}
+		parent.children[path.Base(name)] = n
+	}
+	n.size = int64(len(text))
+	start, err := w.add(strings.NewReader(text), n.size)
+	n.start = start
+	return err
 }
 
 // What is in every image, from its root: a file to mount the hand upon, and one

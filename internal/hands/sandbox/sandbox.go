@@ -25,6 +25,10 @@ type Spec struct {
 	// system. An engine that has no file system of its own leaves it out. "" for
 	// none.
 	Mnt string
+	// Root is a file with an EROFS file system, made by package image, that the root
+	// is made from. Default the host's own programs and libraries. An engine that
+	// cannot says so in Create.
+	Root string
 	// Env is added to the sandbox's environment. Nothing of the worker's own
 	// environment is inherited.
 	Env map[string]string

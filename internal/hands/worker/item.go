@@ -165,7 +165,7 @@ func (a *activation) prepare(ctx context.Context) (b *box, session api.Session, 
 
 func (a *activation) spec(limits sandbox.Limits) sandbox.Spec {
 	return sandbox.Spec{
-		ID: newID(), Workdir: a.place.work, Mnt: a.place.mnt, Limits: limits, Labels: a.labels(),
+		ID: newID(), Workdir: a.place.work, Mnt: a.place.mnt, Root: a.Root, Env: a.Env, Limits: limits, Labels: a.labels(),
 	}
 }
 

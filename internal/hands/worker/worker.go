@@ -47,6 +47,10 @@ type Config struct {
 	OnWork *Script
 	// Webhook, if there is one, says when to poll. Default: always.
 	Webhook *Webhook
+	// Root is the file system that sandboxes' roots are made from, and Env what is
+	// added to their environment, as in sandbox.Spec. Default the host's, nothing.
+	Root string
+	Env  map[string]string
 	// Limits bound each sandbox. Default none.
 	Limits sandbox.Limits
 	// AgentLimits bound those of single agents' sessions instead, by agent id.
@@ -263,7 +267,7 @@ func (w *Worker) fillPool(ctx context.Context) (stop func()) {
 	if w.Pool == 0 {
 		return func() {}
 	}
-	p := pool.New(pool.Config{Engine: w.Engine, Size: w.Pool, Dir: filepath.Join(w.StateDir, "pool"), Limits: w.Limits, Log: w.Log})
+	p := pool.New(pool.Config{Engine: w.Engine, Size: w.Pool, Dir: filepath.Join(w.StateDir, "pool"), Limits: w.Limits, Root: w.Root, Env: w.Env, Log: w.Log})
 	w.Engine = p
 	ctx, cancel := context.WithCancel(ctx)
 	var filling sync.WaitGroup

@@ -92,6 +92,9 @@ const cleaning = 30 * time.Second
 
 // Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	if spec.Root != "" {
+		return nil, errors.New("create sandbox: the docker engine makes no root from an image")
+	}
 	d, err := e.connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)

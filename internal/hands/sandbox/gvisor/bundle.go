@@ -3,7 +3,9 @@ package gvisor
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -37,7 +39,8 @@ func (o orders) bundle() *specs.Spec {
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}, {Type: "RLIMIT_CORE"}},
 			NoNewPrivileges: true,
 		},
-		Mounts: o.mounts(),
+		Annotations: o.annotations(),
+		Mounts:      o.mounts(),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
@@ -54,14 +57,33 @@ func (o orders) mounts() []specs.Mount {
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
 	}
-	share := func(name, guest string) {
-		mounts = append(mounts, specs.Mount{Destination: guest, Type: "bind", Source: filepath.Join(stage, name), Options: []string{"rbind", "rw", "nosuid", "nodev"}})
+	share := func(name, guest, how string) {
+		mounts = append(mounts, specs.Mount{Destination: guest, Type: "bind", Source: filepath.Join(stage, name), Options: []string{"rbind", how, "nosuid", "nodev"}})
 	}
-	share("workdir", sandbox.GuestWorkdir)
+	share("workdir", sandbox.GuestWorkdir, "rw")
 	if o.Mnt != "" {
-		share("mnt", sandbox.GuestMnt)
+		share("mnt", sandbox.GuestMnt, "rw")
+	}
+	if o.Rootfs != "" {
+		share("hand", guest, "ro")
 	}
 	return mounts
+}
+
+// annotations have gVisor read the root from a file by itself, and put what is
+// changed in it where it puts what is changed in a root made of the host's files.
+func (o orders) annotations() map[string]string {
+	if o.Rootfs == "" {
+		return nil
+	}
+	const rootfs = "dev.gvisor.spec.rootfs."
+	annotations := map[string]string{
+		rootfs + "type": "erofs", rootfs + "source": filepath.Join(stage, "rootfs"), rootfs + "overlay": "dir=" + filepath.Join(stage, "scratch"),
+	}
+	if o.Limits.DiskBytes > 0 {
+		annotations[rootfs+"options"] = fmt.Sprintf("size=%d", o.Limits.DiskBytes)
+	}
+	return annotations
 }
 
 // mapping puts the sandbox's users behind those of the guest. An ordinary
@@ -75,11 +97,11 @@ func (o orders) mapping() []specs.LinuxIDMapping {
 }
 
 func (o orders) environment() []string {
-	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + o.ID,
-		fmt.Sprintf("%s=%d", processesName, cmp.Or(o.Limits.Processes, defaultProcesses)),
-	}
-	for k, v := range o.Env {
+	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
+	maps.Copy(all, o.Env)
+	all["SANDBOX_ID"], all[processesName] = o.ID, strconv.Itoa(cmp.Or(o.Limits.Processes, defaultProcesses))
+	env := make([]string, 0, len(all))
+	for k, v := range all {
 		env = append(env, k+"="+v)
 	}
 	return env

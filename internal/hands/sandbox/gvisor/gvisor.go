@@ -119,11 +119,17 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 			return fail(err)
 		}
 	}
+	rootfs := spec.Root
+	if rootfs != "" {
+		if rootfs, err = filepath.Abs(rootfs); err != nil {
+			return fail(err)
+		}
+	}
 	program, err := e.program.Path()
 	if err != nil {
 		return fail(err)
 	}
-	o := orders{ID: spec.ID, Mnt: mnt, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	o := orders{ID: spec.ID, Mnt: mnt, Rootfs: rootfs, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
 	if err := os.Mkdir(o.Image, 0o700); err != nil {
 		return fail(err)
 	}

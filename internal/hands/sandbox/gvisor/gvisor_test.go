@@ -92,3 +92,10 @@ func TestAsOrdinaryUser(t *testing.T) {
 }
 
 func BenchmarkEngine(b *testing.B) { sandboxtest.Benchmark(b, newEngine) }
+
+// TestOnImage runs what depends on where the root comes from.
+func TestOnImage(t *testing.T) {
+	onImage := sandboxtest.OnImage(t, newEngine)
+	sandboxtest.ExerciseSome(t, onImage, sandboxtest.OfRoots...)
+	t.Run("parking", func(t *testing.T) { sandboxtest.ExerciseParking(t, onImage) })
+}

@@ -51,6 +51,7 @@ type orders struct {
 	Dir     string // the sandbox's own, on the host
 	Workdir string
 	Mnt     string // "" for a directory of the guest's own
+	Rootfs  string // the file that the root is read from; "" for the host's files
 	Program string // this program's file
 	Users   hostroot.Users
 	Env     map[string]string
@@ -132,7 +133,13 @@ func (o orders) mountRoot() error {
 	if err := errors.Join(os.MkdirAll(scratch, 0o700), o.Users.Chown(scratch)); err != nil {
 		return err
 	}
-	held := map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Image: filepath.Join(stage, "image"), o.Program: filepath.Join(root, guest)}
+	program := filepath.Join(root, guest)
+	held := map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Image: filepath.Join(stage, "image")}
+	if o.Rootfs != "" {
+		program = filepath.Join(stage, "hand")
+		held[o.Rootfs] = filepath.Join(stage, "rootfs")
+	}
+	held[o.Program] = program
 	if o.Mnt != "" {
 		held[o.Mnt] = filepath.Join(stage, "mnt")
 	}
@@ -146,7 +153,7 @@ func (o orders) mountRoot() error {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
 		defer unix.Close(fd)
-		if path == o.Program {
+		if path == o.Program || path == o.Rootfs {
 			sealed := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 			if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &sealed); err != nil {
 				return fmt.Errorf("seal %s: %w", path, err)
@@ -162,16 +169,20 @@ func (o orders) mountRoot() error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, guest), nil, 0o755); err != nil {
-		return err
+	for _, file := range []string{program, filepath.Join(stage, "rootfs")} {
+		if err := os.WriteFile(file, nil, 0o755); err != nil {
+			return err
+		}
 	}
 	for target, fd := range open {
 		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("mount on %s: %w", target, err)
 		}
 	}
-	if err := errors.Join(hostroot.Show(root, nil), hostroot.Etc(root, filepath.Join(stage, "etc")), o.makeOwn(root)); err != nil {
-		return err
+	if o.Rootfs == "" {
+		if err := errors.Join(hostroot.Show(root, nil), hostroot.Etc(root, filepath.Join(stage, "etc")), o.makeOwn(root)); err != nil {
+			return err
+		}
 	}
 	// gVisor looks for its own processes in /proc.
 	return hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")

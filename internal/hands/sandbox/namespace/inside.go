@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"strconv"
@@ -69,7 +70,7 @@ func serve() error {
 		{"set limits", func() error { return setLimits(in) }},
 		{"go to the working directory", func() error { return unix.Chdir(sandbox.GuestWorkdir) }},
 		{"prepare to start the shell", func() (err error) { launch, err = newLauncher(); return err }},
-		{"give up rights", giveUp},
+		{"give up rights", func() error { return giveUp(in.Root.Image != "") }},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
@@ -81,10 +82,11 @@ func serve() error {
 }
 
 func environment(in instructions) []string {
-	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + in.ID,
-	}
-	for k, v := range in.Env {
+	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
+	maps.Copy(all, in.Env)
+	all["SANDBOX_ID"] = in.ID
+	env := make([]string, 0, len(all))
+	for k, v := range all {
 		env = append(env, k+"="+v)
 	}
 	return env

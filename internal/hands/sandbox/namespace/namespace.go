@@ -114,7 +114,10 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return fail(err)
 	}
-	root, err := newRoot(e.dir.Path(spec.ID), spec.Workdir, spec.Mnt, users)
+	if spec.Root != "" && !users.Many() {
+		return fail(errors.New("only root can mount an image; run the worker as root, or with the gvisor engine"))
+	}
+	root, err := newRoot(e.dir.Path(spec.ID), spec, users)
 	if err != nil {
 		return fail(err)
 	}

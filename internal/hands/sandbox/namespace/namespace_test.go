@@ -36,3 +36,11 @@ func TestAsOrdinaryUser(t *testing.T) {
 }
 
 func BenchmarkEngine(b *testing.B) { sandboxtest.Benchmark(b, newEngine) }
+
+// TestOnImage runs what depends on where the root comes from.
+func TestOnImage(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount an image")
+	}
+	sandboxtest.ExerciseSome(t, sandboxtest.OnImage(t, newEngine), sandboxtest.OfRoots...)
+}

@@ -18,7 +18,7 @@ import (
 
 // giveUp takes from this process, on all its threads, and from all it will
 // start, what a sandbox must not do.
-func giveUp() error {
+func giveUp(onImage bool) error {
 	if err := dropCapabilities(); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
@@ -26,7 +26,7 @@ func giveUp() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("close /proc/1: %w", err)
 	}
-	if err := restrictFiles(); err != nil {
+	if err := restrictFiles(onImage); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
 	return filter.Load()
@@ -95,10 +95,15 @@ func boundCapabilities() error {
 
 // restrictFiles is a second wall behind the mounts: should something of the
 // host become visible, it still cannot be opened.
-func restrictFiles() error {
-	return landlock.V5.BestEffort().RestrictPaths(
+// What an image has may be anywhere, and may be read.
+func restrictFiles(onImage bool) error {
+	var all []landlock.Rule
+	if onImage {
+		all = append(all, landlock.RODirs("/"))
+	}
+	return landlock.V5.BestEffort().RestrictPaths(append(all,
 		landlock.RODirs("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc").IgnoreIfMissing(),
 		landlock.RWDirs("/usr", "/opt", "/etc").IgnoreIfMissing(),
 		landlock.RWDirs(sandbox.GuestWorkdir, "/tmp", "/var", "/run", "/home", "/root", "/mnt", "/srv", "/dev", "/proc").WithRefer().WithIoctlDev(),
-	)
+	)...)
 }

@@ -3,6 +3,7 @@ package namespace
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,26 +26,30 @@ type root struct {
 	Mnt string
 	// System are those of the host's directories that lie under an overlay.
 	System []string
+	// Image is the file whose file system lies under an overlay as a whole, instead
+	// of those; "" for none.
+	Image string
 }
 
 // newRoot makes the directories a root needs.
-func newRoot(dir, workdir, mnt string, users hostroot.Users) (root, error) {
+func newRoot(dir string, spec sandbox.Spec, users hostroot.Users) (root, error) {
+	r := root{Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root}
 	// Absolute, for the child that makes the root starts elsewhere.
-	workdir, err := filepath.Abs(workdir)
-	if err != nil {
-		return root{}, err
-	}
-	if mnt != "" {
-		if mnt, err = filepath.Abs(mnt); err != nil {
+	for _, path := range []*string{&dir, &r.Workdir, &r.Mnt, &r.Image} {
+		if *path == "" {
+			continue
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
 			return root{}, err
 		}
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return root{}, err
-	}
-	r := root{Mnt: mnt, Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Workdir: workdir}
-	made := []string{r.Mount, r.Scratch}
+	r.Mount, r.Scratch = filepath.Join(dir, "root"), filepath.Join(dir, "scratch")
+	made := []string{r.Mount, r.Scratch, r.lower()}
 	r.System = hostroot.System()
+	if r.Image != "" {
+		r.System = []string{""} // all of it is one
+	}
 	for _, name := range r.System {
 		made = append(made, r.upper(name), r.work(name))
 	}
@@ -70,6 +75,7 @@ func newRoot(dir, workdir, mnt string, users hostroot.Users) (root, error) {
 	return r, nil
 }
 
+func (r root) lower() string            { return filepath.Join(r.Scratch, "lower") }
 func (r root) upper(name string) string { return filepath.Join(r.Scratch, "upper", name) }
 func (r root) work(name string) string  { return filepath.Join(r.Scratch, "work", name) }
 func (r root) own(name string) string   { return filepath.Join(r.Scratch, "own", name) }
@@ -106,10 +112,11 @@ func (r root) pivot() error {
 	if err := hostroot.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	if err := hostroot.Mount("tmpfs", r.Mount, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
-		return err
+	base := r.mountSystem
+	if r.Image != "" {
+		base = r.mountImage
 	}
-	for _, part := range []func() error{r.mountSystem, r.mountOwn, r.mountDevices, r.mountKernel} {
+	for _, part := range []func() error{base, r.mountOwn, r.mountDevices, r.mountKernel} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -132,6 +139,9 @@ func (r root) pivot() error {
 // sandbox writes to them goes to its scratch, where the files' owners allow it
 // to write at all.
 func (r root) mountSystem() error {
+	if err := hostroot.Mount("tmpfs", r.Mount, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
+		return err
+	}
 	overlay := func(name, target string) error {
 		data := fmt.Sprintf("lowerdir=/%s,upperdir=%s,workdir=%s,userxattr", name, r.upper(name), r.work(name))
 		return hostroot.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data)
@@ -142,11 +152,32 @@ func (r root) mountSystem() error {
 	return hostroot.Etc(r.Mount, r.Scratch)
 }
 
+// mountImage shows an image under an overlay. Package image has seen to it that
+// what is mounted upon below is there, and is no link that would lead away.
+func (r root) mountImage() error {
+	err := unix.Mount(r.Image, r.lower(), "erofs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "")
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTBLK) {
+		return fmt.Errorf("this kernel cannot mount an EROFS file (Linux 6.12 can); use the gvisor engine: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("mount the image: %w", err)
+	}
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", r.lower(), r.upper(""), r.work(""))
+	if err := hostroot.Mount("overlay", r.Mount, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+		return err
+	}
+	return hostroot.Mount("tmpfs", filepath.Join(r.Mount, "dev"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m")
+}
+
 // mountOwn puts in place what the sandbox has of its own.
 func (r root) mountOwn() error {
-	for _, name := range []string{"tmp", "var", "run", "home", "root", "mnt", "srv"} {
+	own := []string{"tmp", "var", "run", "home", "root", "mnt", "srv"}
+	if r.Image != "" {
+		own = []string{"tmp", "run", "home", "root", "mnt"}
+	}
+	for _, name := range own {
 		target := filepath.Join(r.Mount, name)
-		if err := os.Mkdir(target, 0o755); err != nil {
+		if err := mkdir(target); err != nil {
 			return err
 		}
 		from := r.own(name)
@@ -158,10 +189,18 @@ func (r root) mountOwn() error {
 		}
 	}
 	workdir := filepath.Join(r.Mount, sandbox.GuestWorkdir)
-	if err := os.Mkdir(workdir, 0o755); err != nil {
+	if err := mkdir(workdir); err != nil {
 		return err
 	}
 	return hostroot.Bind(r.Workdir, workdir, unix.MS_NOSUID|unix.MS_NODEV)
+}
+
+// mkdir makes a directory that an image may have.
+func mkdir(name string) error {
+	if err := os.Mkdir(name, 0o755); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // devices are those of the host's that a sandbox may use.
@@ -170,7 +209,7 @@ var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 func (r root) mountDevices() error {
 	dev := filepath.Join(r.Mount, "dev")
 	for _, dir := range []string{"", "pts", "shm"} {
-		if err := os.Mkdir(filepath.Join(dev, dir), 0o755); err != nil {
+		if err := mkdir(filepath.Join(dev, dir)); err != nil {
 			return err
 		}
 	}
@@ -195,7 +234,7 @@ func (r root) mountDevices() error {
 // own, and by which it is started; its own then covers it.
 func (r root) mountKernel() error {
 	target := filepath.Join(r.Mount, "proc")
-	if err := os.Mkdir(target, 0o555); err != nil {
+	if err := mkdir(target); err != nil {
 		return err
 	}
 	return hostroot.Mount("/proc", target, "", unix.MS_BIND|unix.MS_REC, "")

@@ -33,9 +33,10 @@ type Config struct {
 	// Dir holds the blank sandboxes' working directories. It must be on the file
 	// system of the sessions' own. Required.
 	Dir string
-	// Limits and Env are those of the sandboxes; one that is to have others is
-	// made when it is asked for.
+	// Limits, Root and Env are those of the sandboxes; one that is to have others
+	// is made when it is asked for.
 	Limits sandbox.Limits
+	Root   string
 	Env    map[string]string
 	// Log. Default slog.Default().
 	Log *slog.Logger
@@ -189,7 +190,7 @@ func (p *Pool) make(ctx context.Context, home string) (blank, error) {
 		}
 	}
 	var err error
-	b.Sandbox, err = p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: b.workdir, Mnt: b.mnt, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
+	b.Sandbox, err = p.Engine.Create(ctx, sandbox.Spec{ID: id, Workdir: b.workdir, Mnt: b.mnt, Root: p.cfg.Root, Limits: p.cfg.Limits, Env: p.cfg.Env, Labels: map[string]string{"blank": "true"}})
 	if err != nil {
 		return blank{}, errors.Join(err, os.RemoveAll(b.home))
 	}
@@ -230,7 +231,7 @@ func (p *Pool) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, 
 // fits tells whether a blank sandbox could become the one asked for: it has no
 // files yet and nothing of its own.
 func (p *Pool) fits(spec sandbox.Spec) bool {
-	if spec.Limits != p.cfg.Limits || !maps.Equal(spec.Env, p.cfg.Env) {
+	if spec.Limits != p.cfg.Limits || spec.Root != p.cfg.Root || !maps.Equal(spec.Env, p.cfg.Env) {
 		return false
 	}
 	return empty(spec.Workdir) && (spec.Mnt == "" || empty(spec.Mnt))

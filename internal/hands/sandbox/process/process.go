@@ -60,6 +60,9 @@ func (e *Engine) Check(context.Context) error {
 
 // Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	if spec.Root != "" {
+		return nil, errors.New("create sandbox: the process engine makes no root from an image")
+	}
 	workdir, err := filepath.Abs(spec.Workdir)
 	if err != nil {
 		return nil, err
