@@ -392,13 +392,12 @@ var ErrBusy = errors.New("the image is in use")
 // Remove removes an image by its digest, or by a name it was asked for by.
 func (s *Store) Remove(which string) error {
 	hex := cmp.Or(s.byRef(which), hexOf(which))
-	if filepath.Base(hex) != hex {
-		return fs.ErrNotExist
+	if filepath.Base(hex) == hex { // and no way out of the cache
+		if _, err := s.entry(hex); err == nil {
+			return s.remove(hex)
+		}
 	}
-	if _, err := s.entry(hex); err != nil {
-		return fmt.Errorf("there is no image %.200q in the cache", which)
-	}
-	return s.remove(hex)
+	return fmt.Errorf("there is no image %.200q in the cache", which)
 }
 
 func (s *Store) remove(hex string) error {
