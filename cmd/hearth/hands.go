@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -66,16 +67,23 @@ func (f *imageFlags) register(flags *pflag.FlagSet) {
 	flags.Var(&f.cache, "image-cache", "how much the images kept below --state may take before those used longest ago go")
 }
 
+// check refuses an image where the engine makes no use of it.
+func (f *imageFlags) check(engine string) error {
+	switch {
+	case f.ref == "":
+		return nil
+	case engine == engineDocker:
+		return usageError("--image is not for the docker engine, whose daemon has images of its own; name one with --docker-image")
+	case engine == engineProcess:
+		return usageError("--image is not for the process engine, which runs on the host's own files")
+	}
+	return nil
+}
+
 // get fetches the image, which stays in use for the life of this process.
-func (f *imageFlags) get(ctx context.Context, engine, stateDir string, log *slog.Logger) (root string, env map[string]string, err error) {
+func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger) (root string, env map[string]string, err error) {
 	if f.ref == "" {
 		return "", nil, nil
-	}
-	switch engine {
-	case engineDocker:
-		return "", nil, usageError("--image is not for the docker engine, whose daemon has images of its own; name one with --docker-image")
-	case engineProcess:
-		return "", nil, usageError("--image is not for the process engine, which runs on the host's own files")
 	}
 	store, err := image.Open(filepath.Join(stateDir, "images"), int64(f.cache), log)
 	if err != nil {
@@ -151,7 +159,7 @@ type target struct{ baseURL, environmentID, key string }
 func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error) {
 	var engine sandbox.Engine
 	if h.onWork == nil {
-		if err := h.limitFlags.check(); err != nil {
+		if err := errors.Join(h.limitFlags.check(), h.image.check(h.engine)); err != nil {
 			return nil, err
 		}
 		var err error
@@ -159,7 +167,7 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 			return nil, err
 		}
 	}
-	root, env, err := h.image.get(ctx, h.engine, h.stateDir, h.log)
+	root, env, err := h.image.get(ctx, h.stateDir, h.log)
 	if err != nil {
 		return nil, err
 	}
