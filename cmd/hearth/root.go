@@ -50,7 +50,7 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
-		newServe(), newWorker(), newDoctor(),
+		newServe(), newWorker(), newShell(), newDoctor(),
 		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(), newImages(),
 		newVersion(),
 	)

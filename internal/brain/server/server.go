@@ -122,6 +122,7 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		recorder := &statusRecorder{ResponseWriter: w}
 		r := &request{Request: hr, whole: hr.Body, w: recorder, id: api.NewID(api.PrefixRequest)}
 		w.Header().Set("request-id", r.id)
+		w.Header().Set(api.HeaderServer, "1")
 		hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
 		out, err := protect(handle, r)
 		switch {

@@ -19,11 +19,12 @@ type Client struct {
 
 	mu      sync.Mutex
 	waiting map[string]chan Result // calls in flight, by id; guarded by mu; nil when the hand is gone
+	screens map[string]*Screen     // terminals, by id; guarded by mu; nil when the hand is gone
 }
 
 // Connect waits until the hand at the other end is ready. It ends when r does.
 func Connect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
-	c := &Client{out: frameWriter{w: w}, done: make(chan struct{}), waiting: map[string]chan Result{}}
+	c := &Client{out: frameWriter{w: w}, done: make(chan struct{}), waiting: map[string]chan Result{}, screens: map[string]*Screen{}}
 	ready := make(chan error, 1)
 	go c.read(r, ready)
 	select {
@@ -60,8 +61,16 @@ func (c *Client) read(r io.Reader, ready chan<- error) {
 		if err != nil {
 			return
 		}
-		if f.Kind == frameResult && f.Result != nil {
+		switch {
+		case f.Kind == frameResult && f.Result != nil:
 			c.deliver(*f.Result)
+		case f.Kind == frameScreen && f.Screen != nil:
+			c.mu.Lock()
+			s := c.screens[f.ID]
+			c.mu.Unlock()
+			if s != nil {
+				s.take(*f.Screen)
+			}
 		}
 	}
 }
@@ -77,8 +86,12 @@ func (c *Client) deliver(r Result) {
 
 func (c *Client) gone() {
 	c.mu.Lock()
-	c.waiting = nil
+	screens := c.screens
+	c.waiting, c.screens = nil, nil
 	c.mu.Unlock()
+	for _, s := range screens {
+		s.end(-1, ErrGone)
+	}
 	close(c.done)
 }
 

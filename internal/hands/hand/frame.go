@@ -19,6 +19,9 @@ const (
 	frameCall   = "call"   // worker: run this
 	frameCancel = "cancel" // worker: stop the call with this id
 	frameResult = "result" // hand: what a call answered
+
+	frameTerminal = "terminal" // worker: open this; frameCancel closes it
+	frameScreen   = "screen"   // either: what happens on the terminal with this id
 )
 
 // frame is one message: four bytes of length, most significant first, then JSON.
@@ -27,6 +30,9 @@ type frame struct {
 	ID     string  `json:"id,omitempty"`
 	Call   *Call   `json:"call,omitempty"`
 	Result *Result `json:"result,omitempty"`
+
+	Terminal *Terminal `json:"terminal,omitempty"`
+	Screen   *screen   `json:"screen,omitempty"`
 }
 
 func readFrame(r io.Reader) (frame, error) {

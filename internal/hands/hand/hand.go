@@ -73,7 +73,9 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 		cancels: map[string]context.CancelFunc{},
 	}
 	ctx, stop := context.WithCancel(ctx)
+	terminals := terminals{shell: shell, out: &s.out, open: map[string]*terminal{}}
 	defer s.calls.Wait()
+	defer terminals.work.Wait()
 	defer stop()
 	if err := s.out.write(frame{Kind: frameReady}); err != nil {
 		return err
@@ -88,6 +90,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 		}
 		switch {
 		case f.Kind == frameHello:
+			terminals.closeAll() // whoever sat at them is gone
 			if err := s.out.write(frame{Kind: frameReady}); err != nil {
 				return err
 			}
@@ -95,6 +98,11 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 			s.start(ctx, *f.Call)
 		case f.Kind == frameCancel:
 			s.cancel(f.ID)
+			terminals.cancel(f.ID)
+		case f.Kind == frameTerminal && f.Terminal != nil:
+			terminals.begin(ctx, *f.Terminal)
+		case f.Kind == frameScreen && f.Screen != nil:
+			terminals.take(f.ID, *f.Screen)
 		}
 	}
 }

@@ -117,6 +117,21 @@ type resource struct {
 	Checkout  *api.Checkout `json:"checkout"`
 }
 
+// Check refuses resources without which a session must not begin, and that cannot
+// be mounted: an agent without its memory would act on less than it knows.
+func Check(resources []json.RawMessage) error {
+	for _, raw := range resources {
+		var r resource
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return fmt.Errorf("decode a resource of the session: %w", err)
+		}
+		if r.Type == api.ResourceMemory {
+			return errors.New("the session has a memory store, which this worker cannot mount yet")
+		}
+	}
+	return nil
+}
+
 // Failure is a resource that is not where it should be.
 type Failure struct {
 	ResourceID string

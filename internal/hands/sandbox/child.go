@@ -173,6 +173,11 @@ func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
 	return result, err
 }
 
+// Terminal implements Sandbox.
+func (p *Child) Terminal(ctx context.Context, t hand.Terminal) (*hand.Screen, error) {
+	return p.hand.Terminal(ctx, t)
+}
+
 // Pause implements Sandbox.
 func (p *Child) Pause(context.Context) error { return p.Bounds.Freeze(true) }
 

@@ -86,6 +86,8 @@ type Sandbox interface {
 	// unreachable), never about the tool; it is a *LimitError where a limit ended
 	// the sandbox. Cancelling ctx stops the tool.
 	Call(ctx context.Context, call hand.Call) (hand.Result, error)
+	// Terminal opens a terminal inside, for a person; it is closed when ctx ends.
+	Terminal(ctx context.Context, t hand.Terminal) (*hand.Screen, error)
 	// Pause stops everything inside where it is, and Resume lets it go on. A
 	// call waits meanwhile. A host that cannot is an error.
 	Pause(ctx context.Context) error

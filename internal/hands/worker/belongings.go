@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net/http"
 	"strings"
 	"sync"
 
@@ -105,13 +104,16 @@ func (b *belongings) tell(ctx context.Context, f mount.Failure) {
 // maxReport is how long a report may be, in bytes.
 const maxReport = 2000
 
-// report tells the server, if it is one that listens.
+// report tells the server, if it listens.
 func (b *belongings) report(ctx context.Context, message string) {
+	if !b.wire.ours.Load() {
+		return // there is nobody to tell
+	}
 	if len(message) > maxReport {
 		message = strings.ToValidUTF8(message[:maxReport], "")
 	}
 	err := b.wire.try(ctx, "POST", sessionPath(b.item.SessionID)+"/reports", nil, map[string]string{"message": message}, nil)
-	if err != nil && !isStatus(err, http.StatusNotFound) && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		b.log.Warn("could not report what went wrong to the server", "error", err)
 	}
 }

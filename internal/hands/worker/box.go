@@ -16,10 +16,12 @@ type box struct {
 	ctx context.Context // of the activation: a sandbox outlives the call that had it made
 
 	mu      sync.Mutex
-	spec    sandbox.Spec // of the current one; guarded by mu
-	current *starting    // guarded by mu
-	closed  bool         // guarded by mu
-	used    bool         // there is something in it that is worth keeping; guarded by mu
+	spec    sandbox.Spec  // of the current one; guarded by mu
+	current *starting     // guarded by mu
+	closed  bool          // guarded by mu
+	used    bool          // there is something in it that is worth keeping; guarded by mu
+	guests  int           // terminals that are open in it; guarded by mu
+	left    chan struct{} // told when the last of them has been closed
 }
 
 // starting is a sandbox on its way.
@@ -30,7 +32,7 @@ type starting struct {
 }
 
 func newBox(ctx context.Context, a *activation, spec sandbox.Spec) *box {
-	b := &box{activation: a, spec: spec, ctx: ctx, current: &starting{ready: make(chan struct{})}}
+	b := &box{activation: a, spec: spec, ctx: ctx, current: &starting{ready: make(chan struct{})}, left: make(chan struct{}, 1)}
 	go b.open(b.current, spec)
 	return b
 }
@@ -99,6 +101,45 @@ func (b *box) call(ctx context.Context, call hand.Call) (result hand.Result, los
 		return result, false, err
 	}
 	return result, true, errors.Join(err, b.replace(s))
+}
+
+// terminal opens a terminal in the sandbox, which is not left while it is open.
+func (b *box) terminal(ctx context.Context, t hand.Terminal) (*hand.Screen, error) {
+	s, err := b.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	b.guests++
+	b.used = true
+	b.mu.Unlock()
+	leave := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.guests--; b.guests == 0 {
+			select {
+			case b.left <- struct{}{}:
+			default:
+			}
+		}
+	}
+	screen, err := s.Terminal(ctx, t)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	go func() {
+		_, _ = screen.Wait() // whoever has it asks too
+		leave()
+	}()
+	return screen, nil
+}
+
+// attended tells whether somebody has a terminal open.
+func (b *box) attended() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.guests > 0
 }
 
 // park puts the sandbox on disk, unless there is nothing in it, or it cannot be.

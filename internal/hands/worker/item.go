@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/hands/mount"
 	"hearth/internal/hands/sandbox"
 )
 
@@ -19,6 +20,7 @@ type activation struct {
 	lease *lease
 	log   *slog.Logger
 	place place
+	box   *box // nil before there is one; guarded by Worker.mu
 
 	cancel context.CancelCauseFunc // ends it early
 	ended  chan struct{}           // closed when nothing of it is left
@@ -118,6 +120,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	defer a.place.close()
 	box, session, err := a.prepare(ctx)
 	if box != nil {
+		a.mu.Lock()
+		a.box = box
+		a.mu.Unlock()
 		defer func() {
 			if e := box.close(context.WithoutCancel(ctx)); e != nil {
 				err = errors.Join(err, fmt.Errorf("destroy the sandbox: %w", e))
@@ -129,6 +134,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	}
 	if session.Status == api.SessionTerminated {
 		return nil
+	}
+	if err := mount.Check(session.Resources); err != nil {
+		return err
 	}
 	r := newRunner(a, box, &belongings{activation: a, ctx: ctx, box: box, session: session, told: map[string]bool{}})
 	err = r.run(ctx)

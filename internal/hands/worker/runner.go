@@ -86,7 +86,7 @@ func (r *runner) run(ctx context.Context) error {
 		if draining == nil && r.inFlight() == 0 {
 			return nil
 		}
-		if r.idle && len(r.calls) == 0 {
+		if r.idle && len(r.calls) == 0 && !r.box.attended() {
 			idle.Reset(max(0, r.MaxIdle-time.Since(r.idleSince)))
 		} else {
 			idle.Stop()
@@ -114,7 +114,12 @@ func (r *runner) run(ctx context.Context) error {
 			if r.arranged = nil; r.again {
 				r.arrange(ctx)
 			}
+		case <-r.box.left:
+			r.idleSince = time.Now()
 		case <-idle.C:
+			if r.box.attended() {
+				continue // somebody has just come
+			}
 			return nil
 		}
 		if r.caughtUp && r.arranged == nil && draining != nil {
@@ -181,8 +186,8 @@ func (r *runner) see(ctx context.Context, s sighting) error {
 			r.interrupt(*e.ProcessedAt)
 		}
 	case api.EventSessionStatusRunning:
-		if r.caughtUp {
-			r.arrange(ctx) // what is mounted may have changed between turns
+		if r.caughtUp && r.wire.ours.Load() {
+			r.arrange(ctx) // what is mounted may have changed between turns; elsewhere nothing is
 		}
 	case api.EventSessionStatusIdle:
 		if r.caughtUp {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"hearth/api"
@@ -24,6 +25,7 @@ type wire struct {
 	credential string
 	worker     string
 	http       *http.Client
+	ours       *atomic.Bool // the server is Hearth, and so knows what others do not
 }
 
 func (w *wire) with(credential string) *wire {
@@ -154,6 +156,9 @@ func (w *wire) send(request *http.Request) (*http.Response, error) {
 	response, err := w.http.Do(request)
 	if err != nil {
 		return nil, err
+	}
+	if response.Header.Get(api.HeaderServer) != "" {
+		w.ours.Store(true)
 	}
 	if response.StatusCode < 300 {
 		return response, nil

@@ -19,11 +19,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hearth/api"
+	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/pool"
+	"hearth/internal/hands/shell"
 )
 
 // Config of a Worker; zero fields take the defaults named.
@@ -141,7 +144,7 @@ func New(cfg Config) (*Worker, error) {
 		w.parker = parker
 		w.MaxIdle = min(w.MaxIdle, w.ParkAfter)
 	}
-	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient}
+	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient, ours: new(atomic.Bool)}
 	return w, nil
 }
 
@@ -258,7 +261,53 @@ func (w *Worker) readyTo(ctx context.Context) (serve func(context.Context, Item)
 	}
 	w.Log.Info("serving sessions in sandboxes", "engine", w.Engine.Name())
 	go w.tidy(ctx)
-	return w.serve, w.fillPool(ctx), nil
+	empty, leave := w.fillPool(ctx), w.admit(ctx)
+	return w.serve, func() { leave(); empty() }, nil
+}
+
+// admit lets operators into the sandboxes until ctx ends, or what it returns is
+// called.
+func (w *Worker) admit(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		server := shell.Server{StateDir: w.StateDir, Sandboxes: w, Log: w.Log}
+		if err := server.Run(ctx); err != nil {
+			w.Log.Warn("operators cannot open shells in the sandboxes of this worker", "error", err)
+		}
+	})
+	return func() {
+		cancel()
+		serving.Wait()
+	}
+}
+
+// Running implements shell.Sandboxes.
+func (w *Worker) Running() (sessions []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for a := range w.serving {
+		if a.box != nil {
+			sessions = append(sessions, a.item.SessionID)
+		}
+	}
+	return sessions
+}
+
+// Terminal implements shell.Sandboxes.
+func (w *Worker) Terminal(ctx context.Context, sessionID string, t hand.Terminal) (*hand.Screen, error) {
+	w.mu.Lock()
+	var b *box
+	for a := range w.serving {
+		if a.item.SessionID == sessionID && a.box != nil {
+			b = a.box
+		}
+	}
+	w.mu.Unlock()
+	if b == nil {
+		return nil, shell.ErrUnknown
+	}
+	return b.terminal(ctx, t)
 }
 
 // fillPool has sandboxes started ahead of their sessions. What it returns ends
@@ -319,6 +368,7 @@ func (w *Worker) RunOne(ctx context.Context, item Item) error {
 	if err := w.reap(ctx); err != nil {
 		return err
 	}
+	defer w.admit(ctx)()
 	working, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
 	drain := context.AfterFunc(ctx, func() {

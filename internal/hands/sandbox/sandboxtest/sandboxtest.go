@@ -71,6 +71,7 @@ func contract() []scenario {
 		{"confinement", testConfinement},
 		{"confinement under a race", testConfinementRace},
 		{"many calls at once", testManyCalls},
+		{"terminal", testTerminal},
 		{"volume", testVolume},
 		{"time and signals", testTimeAndSignals},
 		{"environment", testEnvironment},
