@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hearth/api"
+	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/auth"
+	"hearth/internal/hands/depot"
 	"hearth/internal/hands/image"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/docker"
@@ -152,6 +154,33 @@ func tryOut(ctx context.Context, engine sandbox.Engine, stateDir string) error {
 	return s.Destroy(context.WithoutCancel(ctx))
 }
 
+// depot opens the store for parked sessions, if there is to be one. It is open for
+// the life of this process.
+func (h handsConfig) depot(ctx context.Context, environmentID string) (*depot.Depot, error) {
+	if h.parkStore == "" {
+		return nil, nil
+	}
+	key := os.Getenv("HEARTH_PARK_KEY")
+	if h.parkKeyFile != "" {
+		var err error
+		if key, err = readSecretFile(h.parkKeyFile); err != nil {
+			return nil, usageError("--park-key-file: %w", err)
+		}
+	}
+	if key == "" {
+		return nil, usageError("--park-store needs the key that the environment's workers share: set --park-key-file or HEARTH_PARK_KEY (hearth worker park-key makes one)")
+	}
+	bucket, err := blobstore.Open(ctx, h.parkStore)
+	if err != nil {
+		return nil, usageError("--park-store: %w", err)
+	}
+	d, err := depot.New(bucket, key, environmentID, h.log)
+	if err != nil {
+		return nil, usageError("%w", err)
+	}
+	return d, nil
+}
+
 // target is a queue to serve.
 type target struct{ baseURL, environmentID, key string }
 
@@ -167,12 +196,16 @@ func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error
 			return nil, err
 		}
 	}
+	store, err := h.depot(ctx, to.environmentID)
+	if err != nil {
+		return nil, err
+	}
 	root, env, err := h.image.get(ctx, h.stateDir, h.log)
 	if err != nil {
 		return nil, err
 	}
 	return worker.New(worker.Config{
-		Root: root, Env: env,
+		Root: root, Env: env, Depot: store,
 		OnWork: h.onWork, Webhook: h.webhook, Workdir: h.workdir,
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
 		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,

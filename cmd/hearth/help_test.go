@@ -172,6 +172,9 @@ func mistakes(code string) iter.Seq[string] {
 				}
 			}
 			for _, argument := range rest {
+				if argument == "--" {
+					break // what follows is somebody else's
+				}
 				name, isFlag := strings.CutPrefix(argument, "--")
 				name, _, _ = strings.Cut(name, "=")
 				if isFlag && cmd.Flags().Lookup(name) == nil && !yield("has a flag "+cmd.CommandPath()+" does not: "+argument) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hearth/internal/hands/depot"
 	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/worker"
 )
@@ -103,8 +105,25 @@ func newWorker() *cobra.Command {
 	}
 	flags.register(cmd.Flags())
 	shape.register(cmd.Flags())
-	cmd.AddCommand(newWorkerRun())
+	cmd.AddCommand(newWorkerRun(), newWorkerParkKey())
 	return cmd
+}
+
+func newWorkerParkKey() *cobra.Command {
+	return &cobra.Command{
+		Use:     "park-key",
+		Short:   "Make a key for workers that share parked sessions",
+		Long:    "Make a key for --park-key-file, by which workers that share a --park-store encrypt what they put there. All of an environment's workers need the same.",
+		Example: "  (umask 077; hearth worker park-key >park.key)",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := depot.NewKey()
+			if err == nil {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), key)
+			}
+			return err
+		},
+	}
 }
 
 func newWorkerRun() *cobra.Command {
@@ -165,6 +184,8 @@ type handsConfig struct {
 	parkAfter   time.Duration
 	parkTTL     time.Duration
 	parkQuota   byteSize
+	parkStore   string
+	parkKeyFile string
 	limitFlags
 	workdir string
 	onWork  *worker.Script
@@ -185,6 +206,8 @@ func (h *handsConfig) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&h.parkAfter, "park-after", time.Minute, "how long a session must have been idle for its sandbox to be put on disk, shell and background jobs included, until the next message (gvisor only, and at --max-idle at the latest); 0 to destroy it then instead")
 	flags.DurationVar(&h.parkTTL, "park-ttl", 24*time.Hour, "how long a sandbox is kept on disk")
 	flags.Var(&h.parkQuota, "park-quota", "how much all sandboxes on disk may take before the oldest go")
+	flags.StringVar(&h.parkStore, "park-store", "", "where to put parked sessions, their files included, for the environment's other workers to go on with: a directory they share, or s3://bucket?region=… (default nowhere: a session stays with its worker)")
+	flags.StringVar(&h.parkKeyFile, "park-key-file", "", "file with the key those workers share, that encrypts what is put there (default HEARTH_PARK_KEY); hearth worker park-key makes one")
 	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
 }
 

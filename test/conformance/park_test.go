@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"hearth/internal/hands/depot"
 	"hearth/test/run"
 )
 
@@ -53,5 +54,61 @@ func TestParked(t *testing.T) {
 	c.say("$ cd /workspace; echo $said $(ls sub)")
 	if got := last(5); got != "here" && got != "now here" { // it may just have been put on disk
 		t.Errorf("after a kill, it says %q\n%s", got, c.story())
+	}
+}
+
+// TestParkedElsewhere has a session go on with another worker than the one that
+// parked it, on the same store; and with the first again, which must not take up
+// what it had itself.
+func TestParkedElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, run.Serve(t), "elsewhere")
+	store, dirs := t.TempDir(), []string{t.TempDir(), t.TempDir()}
+	key, err := depot.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(n int) run.Program {
+		cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor",
+			"--state", dirs[n], "--park-store", store, "--max-idle", maxIdle.String(), "--drain", "2s")
+		cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key, "HEARTH_PARK_KEY="+key)
+		return run.Begin(t, cmd)
+	}
+	end := func(w run.Program) {
+		t.Helper()
+		if err := w.Process.Signal(syscall.SIGTERM); err != nil || !w.Ends() {
+			t.Fatalf("the worker does not end: %v", err)
+		}
+	}
+	input := s.upload(t, "in.csv", "a,b\n")
+	worker := begin(0)
+	c := s.startWith(t, "$ mkdir -p sub && cd sub && said=before && echo x >/tmp/scratch && ln -s /etc/passwd link\n$ (sleep 1000; echo never) & sleeper=$!\n$ touch here; chown 1000:100 here", input.at(""))
+	last := func(turn int) string {
+		t.Helper()
+		texts, _ := c.results(c.end(turn))
+		return strings.TrimSpace(texts[len(texts)-1])
+	}
+	last(1)
+	end(worker) // which parks
+	worker = begin(1)
+	look := "$ pwd; echo $said $(ls) $(stat -c %u:%g here) $(cat /tmp/scratch /mnt/session/uploads/" + input.id + ") $(kill -0 $sleeper && echo alive); said=after"
+	c.say(look)
+	if got, want := last(2), "/workspace/sub\nbefore here link 1000:100 x a,b alive"; got != want {
+		t.Errorf("with the second worker it says %q, want %q\n%s", got, want, c.story())
+	}
+	end(worker)
+	worker = begin(0)
+	c.say(look)
+	if got, want := last(3), "/workspace/sub\nafter here link 1000:100 x a,b alive"; got != want {
+		t.Errorf("back with the first worker it says %q, want %q\n%s", got, want, c.story())
+	}
+	// Killed, it leaves nothing to go on from but the files it had been given.
+	c.say("$ touch lost; sleep 0.1")
+	last(4)
+	kill(t, worker)
+	begin(1)
+	c.say("$ cd /workspace; echo ${said:-new} $(ls sub)")
+	if got := last(5); got != "new here link" && got != "after here link lost" && got != "after here lost link" { // it may just have been stored
+		t.Errorf("after a kill it says %q\n%s", got, c.story())
 	}
 }

@@ -38,7 +38,7 @@ var floors = map[string][][]string{
 	},
 	"hands": {
 		{"internal/hands/worker", "internal/hands/doctor"},
-		{"internal/hands/sandbox", "internal/hands/mount", "internal/hands/image", "internal/hands/shell", "internal/hands/egress", "internal/hands/guard"},
+		{"internal/hands/sandbox", "internal/hands/mount", "internal/hands/image", "internal/hands/depot", "internal/hands/shell", "internal/hands/egress", "internal/hands/guard"},
 		{"internal/hands/hand"},
 	},
 	"ground": {

@@ -75,6 +75,10 @@ const (
 	incomingDir = "incoming"
 )
 
+// Lists are the files in Config.Dir that a session takes along when it goes to
+// another worker.
+var Lists = []string{mountedFile, outputsFile}
+
 // New makes a mounter, which knows what earlier ones of the session have done.
 func New(cfg Config) (*Mounter, error) {
 	m := &Mounter{Config: cfg, mounted: map[string]mounted{}, outputs: map[string]output{}}

@@ -111,6 +111,9 @@ type Checkpointer interface {
 // Parker is an Engine that can bring sandboxes back.
 type Parker interface {
 	Engine
+	// Owner is the host user that stands, or will stand, behind the root of
+	// sandboxes over those directories, which it makes where they are missing.
+	Owner(workdir, mnt string) (uid int, err error)
 	// Restore makes the sandbox that a Checkpoint has left in dir, of the same id
 	// and specification, over the same working directory. Everything goes on where
 	// it was. Dir is not changed; a sandbox must not be restored twice.

@@ -118,6 +118,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		return err
 	}
 	defer a.place.close()
+	if err := a.arrive(ctx); err != nil && ctx.Err() == nil {
+		a.log.Warn("could not fetch what other workers have of a session; going on with what is here", "error", err)
+	}
 	box, session, err := a.prepare(ctx)
 	if box != nil {
 		a.mu.Lock()

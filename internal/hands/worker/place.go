@@ -33,18 +33,26 @@ func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
 	}
 	dir := filepath.Join(w.StateDir, "sessions", sessionID)
 	p := place{dir: dir, work: cmp.Or(w.Workdir, filepath.Join(dir, "work")), mnt: filepath.Join(dir, "mnt"), begun: filepath.Join(dir, "begun")}
-	for _, d := range []struct {
-		path string
-		mode fs.FileMode
-	}{{filepath.Dir(dir), 0o711}, {dir, 0o711}, {p.work, 0o755}, {p.mnt, 0o755}, {p.begun, 0o700}} {
-		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return p, fmt.Errorf("make the session's directory: %w", err)
-		}
+	if err := p.make(); err != nil {
+		return p, err
 	}
 	if err := p.take(ctx); err != nil {
 		return p, err
 	}
 	return p, p.touch()
+}
+
+// make makes the directories that are missing.
+func (p place) make() error {
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{filepath.Dir(p.dir), 0o711}, {p.dir, 0o711}, {p.work, 0o755}, {p.mnt, 0o755}, {p.begun, 0o700}} {
+		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make the session's directory: %w", err)
+		}
+	}
+	return nil
 }
 
 // lockRetry is how long to wait for another process between two looks.
@@ -116,6 +124,7 @@ func (w *Worker) tidy(ctx context.Context) {
 	for {
 		w.tidyOnce()
 		w.evict()
+		w.sweepDepot(ctx)
 		if sleep(ctx, tidyEvery) != nil {
 			return
 		}

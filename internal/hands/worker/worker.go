@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/hands/depot"
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/pool"
@@ -74,6 +75,9 @@ type Config struct {
 	// all of them may take. Default 24 h and 10 GiB.
 	ParkTTL   time.Duration
 	ParkQuota int64
+	// Depot, if there is one, is where parked sessions are stored so that other
+	// workers can go on with them. Default none: they stay with this one.
+	Depot *depot.Depot
 	// Drain is how long running calls may take to finish once Run's context
 	// has ended. Default 30 s.
 	Drain time.Duration

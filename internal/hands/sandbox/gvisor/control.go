@@ -74,13 +74,16 @@ func (c *control) ask(do string) error {
 	return nil
 }
 
-// obey is the keeper's end: it does what it is asked to until nobody asks.
+// obey is the keeper's end: it does what it is asked to until the worker is gone.
+// Then it ends, and with it all there is in its process namespace: a guest that is
+// paused would never notice that nobody is at the other end of its input.
 func obey(line *os.File, id string, args []string) {
+	defer os.Exit(1)
 	in, out := json.NewDecoder(line), json.NewEncoder(line)
 	for {
 		var r request
 		if err := in.Decode(&r); err != nil {
-			return // the worker is gone, and this process soon
+			return
 		}
 		var answer reply
 		if err := handle(r.Do, id, args); err != nil {

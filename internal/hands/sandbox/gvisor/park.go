@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/hostroot"
 )
 
 // guestSandbox is a running guest.
@@ -43,6 +44,15 @@ func (s *guestSandbox) Checkpoint(ctx context.Context, dir string) error {
 		return fmt.Errorf("checkpoint sandbox %s: %w", s.ID(), errors.Join(err, s.Destroy(ctx)))
 	}
 	return s.Destroy(ctx)
+}
+
+// Owner implements sandbox.Parker.
+func (e *Engine) Owner(workdir, mnt string) (uid int, err error) {
+	if err := os.MkdirAll(string(e.dir), 0o711); err != nil {
+		return 0, err
+	}
+	users, err := hostroot.UsersOf(string(e.dir), workdir, mnt)
+	return users.First, err
 }
 
 // Restore implements sandbox.Parker.

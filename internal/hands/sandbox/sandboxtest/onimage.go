@@ -67,6 +67,8 @@ type parkerOnImage struct {
 	parker sandbox.Parker
 }
 
+func (e parkerOnImage) Owner(workdir, mnt string) (int, error) { return e.parker.Owner(workdir, mnt) }
+
 func (e parkerOnImage) Restore(ctx context.Context, spec sandbox.Spec, dir string) (sandbox.Sandbox, error) {
 	spec.Root = e.image.Path
 	return e.parker.Restore(ctx, spec, dir)

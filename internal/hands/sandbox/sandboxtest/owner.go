@@ -9,15 +9,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"hearth/internal/hands/sandbox"
 )
 
+// pausing has the owner pause its sandbox.
+const pausing = "paused"
+
 // runOwner is the second process: it makes a sandbox with a background job in
 // it, says "ready", and waits to be killed.
 func runOwner(newEngine Maker, args []string) error {
-	if len(args) != 4 {
+	if len(args) < 4 {
 		return errors.New("owner: want a state directory, a workdir, an id and a marker")
 	}
 	state, workdir, id, marker := args[0], args[1], args[2], args[3]
@@ -29,6 +33,11 @@ func runOwner(newEngine Maker, args []string) error {
 	call := toolCall("bash", input{"command": "echo kept >kept; (exec -a " + marker + " sleep 100000) & true"})
 	if r, err := s.Call(ctx, call); err != nil || r.IsError {
 		return fmt.Errorf("owner: call: %s: %w", r.Text, err)
+	}
+	if slices.Contains(args[4:], pausing) {
+		if err := s.Pause(ctx); err != nil {
+			return fmt.Errorf("owner: pause: %w", err)
+		}
 	}
 	fmt.Println("ready")
 	_, err = io.Copy(io.Discard, os.Stdin) // ends with the suite, if nothing else does
@@ -42,7 +51,7 @@ type orphan struct {
 }
 
 // newOrphan starts an owner, looks at its sandbox while it lives, and kills it.
-func newOrphan(t *testing.T, newEngine Maker) *orphan {
+func newOrphan(t *testing.T, newEngine Maker, more ...string) *orphan {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -50,7 +59,7 @@ func newOrphan(t *testing.T, newEngine Maker) *orphan {
 	}
 	state := t.TempDir()
 	o := &orphan{id: newID(), marker: newMarker(), workdir: filepath.Join(t.TempDir(), "work"), state: state, engine: newEngine(state)}
-	owner := exec.Command(self, roleOwner, state, o.workdir, o.id, o.marker)
+	owner := exec.Command(self, append([]string{roleOwner, state, o.workdir, o.id, o.marker}, more...)...)
 	owner.Stderr = os.Stderr
 	stdin, err := owner.StdinPipe()
 	if err != nil {
@@ -95,7 +104,11 @@ func testOwnerKilled(t *testing.T, newEngine Maker) {
 
 // In an engine that isolates, the processes do not wait for the next worker.
 func testIsolatedOwnerKilled(t *testing.T, newEngine Maker) {
-	o := newOrphan(t, newEngine)
+	testOrphanDies(t, newEngine)
+}
+
+func testOrphanDies(t *testing.T, newEngine Maker, more ...string) {
+	o := newOrphan(t, newEngine, more...)
 	eventually(t, "its processes die with their owner", func() bool { return len(running(o.marker))+len(holding(o.id)) == 0 })
 	if err := o.engine.Destroy(t.Context(), o.id); err != nil {
 		t.Fatalf("destroy: %v", err)

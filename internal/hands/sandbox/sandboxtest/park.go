@@ -15,6 +15,7 @@ func ExerciseParking(t *testing.T, newEngine Maker) {
 		{"everything goes on where it was", testParked},
 		{"parked again and again", testParkedOften},
 		{"an image that is no use", testSpoiltImage},
+		{"owner killed while it is paused", func(t *testing.T, newEngine Maker) { testOrphanDies(t, newEngine, pausing) }},
 	})
 }
 

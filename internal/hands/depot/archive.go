@@ -1,0 +1,204 @@
+package depot
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// usersEach is how many host users stand behind those of a sandbox, at most.
+const usersEach = 1 << 16
+
+// insideUser and insideGroup are the records of an archive that say whose a file
+// is in the sandbox; without them it is the worker's.
+const (
+	insideUser  = "HEARTH.uid"
+	insideGroup = "HEARTH.gid"
+)
+
+// inode tells hard links.
+type inode struct{ dev, ino uint64 }
+
+// archive writes the files and directories of names below dir, which nothing
+// changes meanwhile.
+func archive(to io.Writer, dir string, base int, names []string) error {
+	w := tar.NewWriter(to)
+	seen := map[inode]string{}
+	for _, name := range names {
+		err := filepath.WalkDir(filepath.Join(dir, name), func(path string, _ fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) && path == filepath.Join(dir, name) {
+				return nil // there is no such thing in this session
+			}
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(dir, path)
+			if err != nil {
+				return err
+			}
+			return add(w, path, rel, base, seen)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return w.Close()
+}
+
+func add(w *tar.Writer, path, name string, base int, seen map[inode]string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&(fs.ModeSocket|fs.ModeDevice) != 0 {
+		return nil // whoever listened is gone; and there are no devices
+	}
+	target := ""
+	if info.Mode()&fs.ModeSymlink != 0 {
+		if target, err = os.Readlink(path); err != nil {
+			return err
+		}
+	}
+	h, err := tar.FileInfoHeader(info, target)
+	if err != nil {
+		return err
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	h.Name, h.Format, h.Uname, h.Gname, h.Uid, h.Gid = name, tar.FormatPAX, "", "", 0, 0
+	h.PAXRecords = map[string]string{}
+	for record, id := range map[string]uint32{insideUser: stat.Uid, insideGroup: stat.Gid} {
+		if inside := int(id) - base; inside >= 0 && inside < usersEach {
+			h.PAXRecords[record] = strconv.Itoa(inside)
+		}
+	}
+	if info.Mode().IsRegular() && stat.Nlink > 1 {
+		id := inode{uint64(stat.Dev), stat.Ino}
+		if first, again := seen[id]; again {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+		}
+		seen[id] = name
+	}
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	if h.Typeflag != tar.TypeReg || h.Size == 0 {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// extract unpacks an archive into an empty directory.
+func extract(from io.Reader, dir string, base int) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var dirs []*tar.Header
+	for in := tar.NewReader(from); ; {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		h.Name = strings.TrimSuffix(h.Name, "/")
+		if err := put(root, h, in, base); err != nil {
+			return err
+		}
+		if h.Typeflag == tar.TypeDir {
+			dirs = append(dirs, h)
+		}
+	}
+	// What is put into a directory changes its time, and may not be allowed by its
+	// mode.
+	for i := len(dirs) - 1; i >= 0; i-- {
+		h := dirs[i]
+		if err := errors.Join(root.Chmod(h.Name, h.FileInfo().Mode()), root.Chtimes(h.Name, h.ModTime, h.ModTime)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func put(root *os.Root, h *tar.Header, content io.Reader, base int) error {
+	switch h.Typeflag {
+	case tar.TypeDir:
+		if err := root.Mkdir(h.Name, 0o700); err != nil {
+			return err
+		}
+		return own(root, h, base)
+	case tar.TypeSymlink:
+		if err := root.Symlink(h.Linkname, h.Name); err != nil {
+			return err
+		}
+		return own(root, h, base)
+	case tar.TypeLink:
+		return root.Link(h.Linkname, h.Name)
+	case tar.TypeFifo:
+		parent, err := root.Open(filepath.Dir(h.Name))
+		if err != nil {
+			return err
+		}
+		defer parent.Close()
+		if err := unix.Mkfifoat(int(parent.Fd()), filepath.Base(h.Name), 0o600); err != nil {
+			return err
+		}
+	case tar.TypeReg:
+		f, err := root.OpenFile(h.Name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, content)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%.200q is of a type that is not expected", h.Name)
+	}
+	// The owner first: to change it takes away the set-user-ID bit.
+	return errors.Join(own(root, h, base), root.Chmod(h.Name, h.FileInfo().Mode()), root.Chtimes(h.Name, h.ModTime, h.ModTime))
+}
+
+// own gives a file to whom it belonged inside.
+func own(root *os.Root, h *tar.Header, base int) error {
+	if os.Getuid() != 0 {
+		return nil // who has but themselves
+	}
+	id := func(record string) (int, error) {
+		text, ok := h.PAXRecords[record]
+		if !ok {
+			return 0, nil
+		}
+		inside, err := strconv.Atoi(text)
+		if err == nil && (inside < 0 || inside >= usersEach) {
+			err = fmt.Errorf("%.200q belongs to nobody of a sandbox", h.Name)
+		}
+		return base + inside, err
+	}
+	uid, err := id(insideUser)
+	if err != nil {
+		return err
+	}
+	gid, err := id(insideGroup)
+	if err != nil {
+		return err
+	}
+	return root.Lchown(h.Name, uid, gid)
+}
