@@ -31,3 +31,23 @@ const (
 func NewID(prefix string) string {
 	return prefix + "_" + strings.ToLower(ulid.MustNew(ulid.Timestamp(time.Now()), rand.Reader).String())
 }
+
+// IsName tells whether a text is a name as ids and tools have them: 1 to 128
+// letters, digits, underscores and hyphens. It can name a file.
+func IsName(text string) bool {
+	if text == "" || len(text) > 128 {
+		return false
+	}
+	for _, c := range []byte(text) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// IsDigest tells whether a text is a full Git object id: 40 or 64 lowercase
+// hexadecimal digits.
+func IsDigest(text string) bool {
+	return (len(text) == 40 || len(text) == 64) && strings.Trim(text, "0123456789abcdef") == ""
+}

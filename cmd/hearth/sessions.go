@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -83,9 +82,6 @@ func newSessionCreate() *cobra.Command {
 // mounts are the resources of a session as they are given on the command line.
 type mounts struct{ files, repositories []string }
 
-// fullCommit is what tells a commit from a branch.
-var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-
 func (m mounts) list() (list []map[string]any) {
 	for _, f := range m.files {
 		id, path, ok := strings.Cut(f, "=")
@@ -100,7 +96,7 @@ func (m mounts) list() (list []map[string]any) {
 		address, revision, ok := strings.Cut(repository, "#")
 		r := map[string]any{"type": api.ResourceRepository, "url": address}
 		switch {
-		case ok && fullCommit.MatchString(revision):
+		case ok && api.IsDigest(revision):
 			r["checkout"] = api.Checkout{Type: "commit", SHA: revision}
 		case ok:
 			r["checkout"] = api.Checkout{Type: "branch", Name: revision}

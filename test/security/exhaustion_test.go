@@ -14,7 +14,7 @@ import (
 )
 
 // small are limits that are reached soon.
-var small = sandbox.Limits{MemoryBytes: 256 << 20, CPUs: 1, Processes: 100, OpenFiles: 256, DiskBytes: 64 << 20}
+var small = sandbox.Limits{MemoryBytes: 320 << 20, CPUs: 1, Processes: 100, OpenFiles: 256, DiskBytes: 64 << 20}
 
 // TestHoarding takes all there is of what ends with the process that took it, in
 // one sandbox. Meanwhile its neighbour and the host must still get theirs.

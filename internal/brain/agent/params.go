@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -282,10 +281,8 @@ func (p toolConfigParams) web(field string, config *api.ToolConfig) error {
 	return nil
 }
 
-var toolName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-
 func (p toolParams) custom(field string) (api.Tool, error) {
-	if !toolName.MatchString(p.Name) {
+	if !api.IsName(p.Name) {
 		return api.Tool{}, api.Invalid(field+".name", "must have 1 to 128 characters of A-Z, a-z, 0-9, _ and -")
 	}
 	if slices.Contains(builtIn, p.Name) {

@@ -26,6 +26,9 @@ const (
 	maxURL          = 2048
 	maxToken        = 8192
 	maxInstructions = 4096
+
+	maxRepositoryName = 100
+	maxBranchName     = 255
 )
 
 // Where resources appear.
@@ -185,7 +188,7 @@ func checkPath(field, where string) error {
 }
 
 // repositoryName is the last part of a repository's address.
-var repositoryName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+var repositoryName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 func (m Maker) repository(field string, p params) (Resource, error) {
 	name, err := checkURL(field, p.URL)
@@ -244,24 +247,21 @@ func checkURL(field, address string) (name string, err error) {
 		return "", api.Invalid(field+"url", "must not have a query or a fragment")
 	}
 	name = strings.TrimSuffix(path.Base(u.Path), ".git")
-	if !repositoryName.MatchString(name) {
+	if len(name) > maxRepositoryName || !repositoryName.MatchString(name) {
 		return "", api.Invalid(field+"url", "must end with the name of a repository")
 	}
 	return name, nil
 }
 
-var (
-	branchName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/+@#-]{0,254}$`)
-	commitName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-)
+var branchName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/+@#-]*$`)
 
 func checkCheckout(field string, c *api.Checkout) error {
 	switch {
 	case c == nil:
 		return nil
-	case c.Type == "branch" && (!branchName.MatchString(c.Name) || strings.Contains(c.Name, "..") || strings.HasSuffix(c.Name, "/") || strings.HasSuffix(c.Name, ".lock")):
+	case c.Type == "branch" && (len(c.Name) > maxBranchName || !branchName.MatchString(c.Name) || strings.Contains(c.Name, "..") || strings.HasSuffix(c.Name, "/") || strings.HasSuffix(c.Name, ".lock")):
 		return api.Invalid(field+".name", "must be the name of a branch")
-	case c.Type == "commit" && !commitName.MatchString(c.SHA):
+	case c.Type == "commit" && !api.IsDigest(c.SHA):
 		return api.Invalid(field+".sha", "must be the full id of a commit, 40 or 64 lowercase hexadecimal digits")
 	case c.Type != "branch" && c.Type != "commit":
 		return api.Invalid(field+".type", "must be branch or commit, not %.40q", c.Type)

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +20,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+
+	"hearth/api"
 )
 
 // Depot is the part of a blob store that one environment's workers share. Its
@@ -47,13 +48,11 @@ func New(bucket *blob.Bucket, key, environmentID string, log *slog.Logger) (*Dep
 	if err != nil {
 		return nil, errors.New("the key for parked sessions must be one line that begins with AGE-SECRET-KEY-1; hearth worker park-key makes one")
 	}
-	if !safeName.MatchString(environmentID) {
+	if !api.IsName(environmentID) {
 		return nil, fmt.Errorf("environment id %.100q cannot name a place in the store", environmentID)
 	}
 	return &Depot{bucket, identity, path.Join("parked", environmentID) + "/", log}, nil
 }
-
-var safeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
 // Parked describes a session that lies in the depot with its sandbox.
 type Parked struct {
@@ -151,7 +150,7 @@ func (d *Depot) Look(ctx context.Context, sessionID string) (p Parked, ok bool, 
 	case err == nil:
 		err = json.Unmarshal(raw, &p)
 	}
-	if err == nil && !safeName.MatchString(p.Generation) {
+	if err == nil && !api.IsName(p.Generation) {
 		err = errors.New("what describes it makes no sense")
 	}
 	if err != nil {

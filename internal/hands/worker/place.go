@@ -8,10 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/api"
 )
 
 // place is a session's directory on this host, kept from one activation to the
@@ -22,13 +23,11 @@ type place struct {
 	lock                  *os.File // held while the session is served
 }
 
-var safeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-
 // open makes or finds a session's place, and waits until no other process is in
 // it. The names of sessions and calls come from the server, and must not lead
 // elsewhere.
 func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
-	if !safeName.MatchString(sessionID) {
+	if !api.IsName(sessionID) {
 		return place{}, fmt.Errorf("session id %.100q cannot name a directory", sessionID)
 	}
 	dir := filepath.Join(w.StateDir, "sessions", sessionID)
@@ -95,7 +94,7 @@ func (p place) close() {
 // begin notes that a call is about to run. Again tells that it was begun before,
 // by a worker that was killed before the result was accepted.
 func (p place) begin(callID string) (again bool, err error) {
-	if !safeName.MatchString(callID) {
+	if !api.IsName(callID) {
 		return false, fmt.Errorf("call id %.100q cannot name a file", callID)
 	}
 	f, err := os.OpenFile(filepath.Join(p.begun, callID), os.O_CREATE|os.O_EXCL, 0o600)
@@ -110,7 +109,7 @@ func (p place) begin(callID string) (again bool, err error) {
 
 // finish forgets a call whose result needs no more care.
 func (p place) finish(callID string) {
-	if safeName.MatchString(callID) {
+	if api.IsName(callID) {
 		_ = os.Remove(filepath.Join(p.begun, callID)) // it may be gone
 	}
 }
