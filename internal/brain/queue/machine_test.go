@@ -119,6 +119,9 @@ func (m *machine) polls(t *rapid.T) {
 	m.tokens = append(m.tokens, issued{token(t, w), w.Data.ID, w.ID, it.claim})
 }
 
+// taken tells whether a worker may have begun something.
+func (it *liveItem) taken() bool { return it.state != api.WorkQueued }
+
 func (m *machine) acks(t *rapid.T) {
 	_, it := m.item(t)
 	_, err := m.q.Ack(m.ctx, m.env, it.id)
@@ -169,7 +172,7 @@ func (m *machine) stops(t *rapid.T) {
 
 // end stops the session's item, and adds another when the session still waits.
 func (m *machine) end(session string) {
-	begun := m.live[session].last != ""
+	begun := m.live[session].taken()
 	m.ended[m.live[session].id] = m.clock.now()
 	delete(m.live, session)
 	if from, again := m.again(session, begun); again {
@@ -178,7 +181,7 @@ func (m *machine) end(session string) {
 }
 
 // again tells whether a session whose activation has ended is offered again;
-// begun, that there was a worker with a lease.
+// begun, that a worker has taken the item.
 func (m *machine) again(session string, begun bool) (from time.Time, again bool) {
 	if waiting, _ := m.needs.Demand(m.ctx, nil, session); !waiting {
 		return time.Time{}, false
@@ -225,7 +228,7 @@ func (m *machine) timePasses(t *rapid.T) {
 
 // lapses puts an item whose worker is gone back on offer, if that is wanted.
 func (m *machine) lapses(session string, it *liveItem) {
-	from, again := m.again(session, it.last != "")
+	from, again := m.again(session, it.taken())
 	if !again {
 		m.ended[it.id] = m.clock.now()
 		delete(m.live, session)

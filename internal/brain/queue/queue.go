@@ -339,8 +339,9 @@ func (q *Queue) again(ctx context.Context, tx db.Tx, it *item) (again bool, at i
 		q.Log.Warn("gave up offering a session: no worker finishes what it waits for", "session", it.sessionID, "offers", fruitless)
 		return false, 0, q.Sessions.Unfinished(ctx, tx, it.sessionID, false)
 	}
-	// Without a heartbeat, nobody has begun anything.
-	if it.last.Valid {
+	// Who has not taken the item has begun nothing. Who has may have, before the
+	// first heartbeat got through.
+	if it.acked.Valid {
 		if err := q.Sessions.Unfinished(ctx, tx, it.sessionID, true); err != nil {
 			return false, 0, err
 		}

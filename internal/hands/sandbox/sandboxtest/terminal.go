@@ -117,8 +117,8 @@ func testTerminal(t *testing.T, newEngine Maker) {
 		t.Fatal(err)
 	}
 	watch(t, s, "")
-	if _, err := s.Wait(); err == nil {
-		t.Error("it does not say that the sandbox is gone")
+	if code, err := s.Wait(); err == nil && code != 128+1 && code != 128+9 { // the hand may still have told
+		t.Errorf("it ended well, with %d", code)
 	}
 	if _, err := b.Terminal(t.Context(), hand.Terminal{ID: newID()}); err == nil {
 		t.Error("a terminal opens in a sandbox that is gone")
