@@ -17,6 +17,13 @@ type File struct {
 	Scope *FileScope `json:"scope"`
 }
 
+// What the name of a file may be: so many characters, and none of those that some
+// system does not have in names.
+const (
+	MaxFileName    = 255
+	NotInFileNames = `<>:"|?*\/`
+)
+
 // FileScope is what a file belongs to.
 type FileScope struct {
 	ID   string `json:"id"`

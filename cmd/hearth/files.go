@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,7 +85,7 @@ func newFileUpload() *cobra.Command {
 				return err
 			}
 			var file api.File
-			if err := c.Do(cmd.Context(), http.MethodGet, "v1/files/"+url.PathEscape(made.ID), nil, &file); err != nil {
+			if err := json.Unmarshal([]byte(made.RawJSON()), &file); err != nil {
 				return err
 			}
 			return printOne(cmd, out, fileColumns, file)
@@ -98,9 +99,13 @@ func newFileDownload() *cobra.Command {
 	var to string
 	cmd := newCall("download ID", "Download a file's content", "  hearth files download file_…\n  hearth files download file_… --to - | tar t",
 		func(cmd *cobra.Command, c *client.Client, out output, args []string) error {
-			var file api.File
-			if err := c.Do(cmd.Context(), http.MethodGet, "v1/files/"+url.PathEscape(args[0]), nil, &file); err != nil {
-				return err
+			path := to
+			if path == "" {
+				var file api.File
+				if err := c.Do(cmd.Context(), http.MethodGet, "v1/files/"+url.PathEscape(args[0]), nil, &file); err != nil {
+					return err
+				}
+				path = filepath.Base(file.Filename)
 			}
 			response, err := c.SDK().Beta.Files.Download(cmd.Context(), args[0], anthropic.BetaFileDownloadParams{})
 			if err != nil {
@@ -111,7 +116,6 @@ func newFileDownload() *cobra.Command {
 				_, err := io.Copy(cmd.OutOrStdout(), response.Body)
 				return err
 			}
-			path := cmp.Or(to, filepath.Base(file.Filename))
 			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 			if err != nil {
 				return usageError("%w", err)

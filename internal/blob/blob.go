@@ -7,6 +7,7 @@ package blob
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	_ "gocloud.dev/blob/s3blob" // s3://
+	"gocloud.dev/gcerrors"
 )
 
 // Open opens the store at a URL: s3://bucket?region=…&endpoint=… for anything
@@ -53,4 +55,29 @@ func directory(path string) (*blob.Bucket, error) {
 		return nil, fmt.Errorf("open the blob store: %w", err)
 	}
 	return bucket, nil
+}
+
+// Write stores what write writes under a key: all of it, or nothing if write or
+// the store fails.
+func Write(ctx context.Context, bucket *blob.Bucket, key string, write func(io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx) // a writer whose context has ended leaves nothing behind
+	defer cancel()
+	w, err := bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: "application/octet-stream"})
+	if err != nil {
+		return err
+	}
+	if err := write(w); err != nil {
+		cancel()
+		_ = w.Close() // which says that it was cancelled
+		return err
+	}
+	return w.Close()
+}
+
+// Remove removes what is under a key, if there is something.
+func Remove(ctx context.Context, bucket *blob.Bucket, key string) error {
+	if err := bucket.Delete(ctx, key); gcerrors.Code(err) != gcerrors.NotFound {
+		return err
+	}
+	return nil
 }

@@ -1,6 +1,9 @@
 package db
 
-import "database/sql"
+import (
+	"database/sql"
+	"encoding/json"
+)
 
 // Strings reads the one column of a query's rows.
 func Strings(rows *sql.Rows, err error) ([]string, error) {
@@ -17,4 +20,18 @@ func Strings(rows *sql.Rows, err error) ([]string, error) {
 		all = append(all, one)
 	}
 	return all, rows.Err()
+}
+
+// Objects decodes the one column of a query's rows, which holds JSON.
+func Objects[T any](rows *sql.Rows, err error) ([]T, error) {
+	raws, err := Strings(rows, err)
+	var all []T
+	for _, raw := range raws {
+		var one T
+		if err := json.Unmarshal([]byte(raw), &one); err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, err
 }

@@ -118,23 +118,8 @@ func (u uploaded) at(path string) anthropic.BetaSessionNewParamsResourceUnion {
 // startWith begins a session that has resources.
 func (s *site) startWith(t *testing.T, message string, resources ...anthropic.BetaSessionNewParamsResourceUnion) *chat {
 	t.Helper()
-	sdk := s.Client.SDK()
-	agent, err := sdk.Beta.Agents.New(t.Context(), anthropic.BetaAgentNewParams{
-		Name: t.Name(), Model: anthropic.BetaManagedAgentsModelConfigParams{ID: "rehearsal"}, Tools: []anthropic.BetaAgentNewParamsToolUnion{toolset(api.PolicyAlwaysAllow)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	session, err := sdk.Beta.Sessions.New(t.Context(), anthropic.BetaSessionNewParams{
-		Agent: anthropic.BetaSessionNewParamsAgentUnion{OfString: anthropic.String(agent.ID)}, EnvironmentID: s.environmentID, Resources: resources,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &chat{t, sdk, session.ID}
-	if message != "" {
-		c.say(message)
-	}
+	c := s.open(t, []anthropic.BetaAgentNewParamsToolUnion{toolset(api.PolicyAlwaysAllow)}, resources)
+	c.say(message)
 	return c
 }
 

@@ -46,10 +46,18 @@ func toolset(policy string) anthropic.BetaAgentNewParamsToolUnion {
 // start makes an agent and a session that begins with a message.
 func (s *site) start(t *testing.T, message string, tools ...anthropic.BetaAgentNewParamsToolUnion) *chat {
 	t.Helper()
-	sdk := s.Client.SDK()
 	if len(tools) == 0 {
 		tools = append(tools, toolset(api.PolicyAlwaysAllow))
 	}
+	c := s.open(t, tools, nil)
+	c.say(message)
+	return c
+}
+
+// open makes an agent and a session that waits for its first message.
+func (s *site) open(t *testing.T, tools []anthropic.BetaAgentNewParamsToolUnion, resources []anthropic.BetaSessionNewParamsResourceUnion) *chat {
+	t.Helper()
+	sdk := s.Client.SDK()
 	agent, err := sdk.Beta.Agents.New(t.Context(), anthropic.BetaAgentNewParams{
 		Name: t.Name(), Model: anthropic.BetaManagedAgentsModelConfigParams{ID: "rehearsal"}, Tools: tools,
 	})
@@ -59,13 +67,12 @@ func (s *site) start(t *testing.T, message string, tools ...anthropic.BetaAgentN
 	session, err := sdk.Beta.Sessions.New(t.Context(), anthropic.BetaSessionNewParams{
 		Agent:         anthropic.BetaSessionNewParamsAgentUnion{OfString: anthropic.String(agent.ID)},
 		EnvironmentID: s.environmentID,
+		Resources:     resources,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &chat{t, sdk, session.ID}
-	c.say(message)
-	return c
+	return &chat{t, sdk, session.ID}
 }
 
 func (c *chat) send(event anthropic.BetaManagedAgentsEventParamsUnion) {

@@ -42,7 +42,7 @@ var floors = map[string][][]string{
 		{"internal/hands/hand"},
 	},
 	"ground": {
-		{"internal/db", "internal/ledger", "internal/secret", "internal/telemetry"},
+		{"internal/blob", "internal/db", "internal/ledger", "internal/secret", "internal/telemetry"},
 		{"api"},
 	},
 }

@@ -158,23 +158,8 @@ func (s *Store) Versions(ctx context.Context, workspaceID, id string, before int
 
 func (s *Store) page(ctx context.Context, query string, args []any, limit int) (agents []api.Agent, more bool, err error) {
 	err = s.db.Read(ctx, func(tx db.Tx) error {
-		rows, err := tx.Query(ctx, query, append(args, limit+1)...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var raw string
-			if err := rows.Scan(&raw); err != nil {
-				return err
-			}
-			var a api.Agent
-			if err := json.Unmarshal([]byte(raw), &a); err != nil {
-				return err
-			}
-			agents = append(agents, a)
-		}
-		return rows.Err()
+		agents, err = db.Objects[api.Agent](tx.Query(ctx, query, append(args, limit+1)...))
+		return err
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("list agents: %w", err)

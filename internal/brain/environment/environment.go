@@ -229,23 +229,8 @@ func (s *Store) List(ctx context.Context, workspaceID, after string, limit int, 
 		query += " AND archived_at IS NULL"
 	}
 	err = s.db.Read(ctx, func(tx db.Tx) error {
-		rows, err := tx.Query(ctx, query+" ORDER BY id DESC LIMIT ?", append(args, limit+1)...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var raw string
-			if err := rows.Scan(&raw); err != nil {
-				return err
-			}
-			var e api.Environment
-			if err := json.Unmarshal([]byte(raw), &e); err != nil {
-				return err
-			}
-			list = append(list, e)
-		}
-		return rows.Err()
+		list, err = db.Objects[api.Environment](tx.Query(ctx, query+" ORDER BY id DESC LIMIT ?", append(args, limit+1)...))
+		return err
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("list environments: %w", err)

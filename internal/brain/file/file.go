@@ -25,6 +25,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"hearth/api"
+	blobstore "hearth/internal/blob"
 	"hearth/internal/db"
 )
 
@@ -33,7 +34,7 @@ const (
 	// MaxSize is how many bytes a file may have.
 	MaxSize = 500 << 20
 	// maxName and maxType bound a file's name and its media type, in characters.
-	maxName = 255
+	maxName = api.MaxFileName
 	maxType = 127
 	// A file that expires does so between an hour and ninety days after its upload.
 	minLife = time.Hour
@@ -102,26 +103,16 @@ func (s *Store) Receive(ctx context.Context, name, mimeType string, body io.Read
 	if err := check(u.file.Filename, mimeType); err != nil {
 		return nil, err
 	}
-	// A writer whose context has ended leaves nothing behind.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := s.bodies.NewWriter(ctx, prefix+u.file.ID, &blob.WriterOptions{ContentType: "application/octet-stream"})
+	err := blobstore.Write(ctx, s.bodies, prefix+u.file.ID, func(w io.Writer) (err error) {
+		u.file.SizeBytes, err = io.Copy(w, io.LimitReader(body, MaxSize+1))
+		if err == nil && u.file.SizeBytes > MaxSize {
+			err = &api.Error{Status: http.StatusRequestEntityTooLarge, Type: api.ErrTooLarge, Message: fmt.Sprintf("file: has more than %d bytes", int64(MaxSize))}
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("store a file: %w", err)
 	}
-	n, err := io.Copy(w, io.LimitReader(body, MaxSize+1))
-	if err == nil && n > MaxSize {
-		err = &api.Error{Status: http.StatusRequestEntityTooLarge, Type: api.ErrTooLarge, Message: fmt.Sprintf("file: has more than %d bytes", int64(MaxSize))}
-	}
-	if err != nil {
-		cancel()
-		_ = w.Close() // which says that it was cancelled
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("store a file: %w", err)
-	}
-	u.file.SizeBytes = n
 	return u, nil
 }
 
@@ -134,9 +125,6 @@ func extension(mimeType string) string {
 	return slices.MinFunc(all, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
 }
 
-// forbidden are characters that some system does not have in names.
-const forbidden = `<>:"|?*\/`
-
 func check(name, mimeType string) error {
 	n := utf8.RuneCountInString(name)
 	switch {
@@ -146,8 +134,8 @@ func check(name, mimeType string) error {
 		return api.Invalid("file", "has a filename of %d characters, at most %d are allowed", n, maxName)
 	case !utf8.ValidString(name):
 		return api.Invalid("file", "has a filename that is not valid UTF-8")
-	case strings.ContainsAny(name, forbidden) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }):
-		return api.Invalid("file", "has a filename with a control character or one of %s", forbidden)
+	case strings.ContainsAny(name, api.NotInFileNames) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }):
+		return api.Invalid("file", "has a filename with a control character or one of %s", api.NotInFileNames)
 	case len(mimeType) > maxType || strings.ContainsFunc(mimeType, func(r rune) bool { return r < ' ' || r > '~' }):
 		return api.Invalid("file", "has a content type that is none")
 	}
@@ -325,7 +313,7 @@ func (s *Store) remove(ctx context.Context, which string, arg any) error {
 }
 
 func (s *Store) discard(ctx context.Context, id string) {
-	if err := s.bodies.Delete(ctx, prefix+id); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
+	if err := blobstore.Remove(ctx, s.bodies, prefix+id); err != nil {
 		s.log.Warn("could not remove a file's body; the next sweep will", "file", id, "error", err)
 	}
 }

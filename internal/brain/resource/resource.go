@@ -67,6 +67,8 @@ type Resource struct {
 	JSON json.RawMessage
 	// MountPath is where it appears.
 	MountPath string
+	// FileID is the file it is made of; "" for what is no file.
+	FileID string
 	// SealedToken is its token, sealed for its id; "" for none.
 	SealedToken string
 }
@@ -311,9 +313,22 @@ func Decode(raw json.RawMessage) (Resource, error) {
 		ID        string `json:"id"`
 		Type      string `json:"type"`
 		MountPath string `json:"mount_path"`
+		FileID    string `json:"file_id"`
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return Resource{}, fmt.Errorf("decode a resource: %w", err)
 	}
-	return Resource{ID: r.ID, Type: r.Type, JSON: raw, MountPath: r.MountPath}, nil
+	return Resource{ID: r.ID, Type: r.Type, JSON: raw, MountPath: r.MountPath, FileID: r.FileID}, nil
+}
+
+// DecodeAll is Decode for those of a session.
+func DecodeAll(raws []json.RawMessage) ([]Resource, error) {
+	all := make([]Resource, len(raws))
+	for i, raw := range raws {
+		var err error
+		if all[i], err = Decode(raw); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }

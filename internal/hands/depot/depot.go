@@ -22,6 +22,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"hearth/api"
+	blobstore "hearth/internal/blob"
 )
 
 // Depot is the part of a blob store that one environment's workers share. Its
@@ -80,7 +81,13 @@ func (d *Depot) name(sessionID, name string) string { return d.prefix + sessionI
 // behind the sandbox's root.
 func (d *Depot) Put(ctx context.Context, sessionID string, p Parked, dir string, base int, names []string) (size int64, err error) {
 	key := d.name(sessionID, p.Generation+stateExt)
-	if size, err = d.write(ctx, key, dir, base, names); err != nil {
+	err = blobstore.Write(ctx, d.bucket, key, func(w io.Writer) error {
+		counted := &counter{w: w}
+		err := d.pack(counted, dir, base, names)
+		size = counted.n
+		return err
+	})
+	if err != nil {
 		return size, fmt.Errorf("store a parked session: %w", err)
 	}
 	raw, err := json.Marshal(p)
@@ -100,22 +107,6 @@ func (d *Depot) Put(ctx context.Context, sessionID string, p Parked, dir string,
 		d.log.Warn("could not remove earlier states of a parked session; they go with their age", "session", sessionID, "error", err)
 	}
 	return size, nil
-}
-
-func (d *Depot) write(ctx context.Context, key, dir string, base int, names []string) (size int64, err error) {
-	ctx, cancel := context.WithCancel(ctx) // a writer whose context has ended leaves nothing behind
-	defer cancel()
-	out, err := d.bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: "application/octet-stream"})
-	if err != nil {
-		return 0, err
-	}
-	counted := &counter{w: out}
-	if err := d.pack(counted, dir, base, names); err != nil {
-		cancel()
-		_ = out.Close() // which says that it was cancelled
-		return 0, err
-	}
-	return counted.n, out.Close()
 }
 
 func (d *Depot) pack(to io.Writer, dir string, base int, names []string) error {
@@ -221,10 +212,7 @@ func (d *Depot) list(ctx context.Context, prefix string) (all []*blob.ListObject
 }
 
 func (d *Depot) remove(ctx context.Context, key string) error {
-	if err := d.bucket.Delete(ctx, key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
-		return err
-	}
-	return nil
+	return blobstore.Remove(ctx, d.bucket, key)
 }
 
 // Sweep removes what is older than ttl, and then the oldest until the rest takes

@@ -129,7 +129,7 @@ func (s *Store) pinned(ref string) *Image {
 // byRef is the image that a name stood for when it was last asked for; "" for
 // none.
 func (s *Store) byRef(ref string) string {
-	entries, err := s.List()
+	entries, err := s.entries()
 	if err != nil {
 		return ""
 	}
@@ -364,6 +364,20 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // List lists what is in the cache, last used first.
 func (s *Store) List() ([]Entry, error) {
+	entries, err := s.entries()
+	for i, e := range entries {
+		if lock, err := s.lock(hexOf(e.Digest), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			lock.Close()
+		} else {
+			entries[i].Busy = true
+		}
+	}
+	return entries, err
+}
+
+// entries are what is in the cache, last used first, without a look at who uses
+// it.
+func (s *Store) entries() ([]Entry, error) {
 	files, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
 	if err != nil {
 		return nil, err
@@ -374,11 +388,6 @@ func (s *Store) List() ([]Entry, error) {
 		e, err := s.entry(hex)
 		if err != nil {
 			continue // it has just been removed
-		}
-		if lock, err := s.lock(hex, unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			lock.Close()
-		} else {
-			e.Busy = true
 		}
 		entries = append(entries, e)
 	}
@@ -425,7 +434,7 @@ func (s *Store) evict() {
 }
 
 func (s *Store) shrink(limit int64) (freed int64, err error) {
-	entries, err := s.List()
+	entries, err := s.entries()
 	if err != nil {
 		return 0, err
 	}

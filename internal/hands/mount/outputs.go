@@ -146,23 +146,17 @@ func (m *Mounter) upload(ctx context.Context, root *os.Root, name string) error 
 	return nil
 }
 
-// unfit are the characters that the name of a file may not have.
-const unfit = `<>:"|?*\/`
-
-// maxName is how long the name of a file may be, in characters.
-const maxName = 255
-
 // fileName makes the name of an output, which may be in a directory, that of a
 // file, which is in none.
 func fileName(name string) string {
 	fit := []rune(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || strings.ContainsRune(unfit, r) {
+		if r < ' ' || r == 0x7f || strings.ContainsRune(api.NotInFileNames, r) {
 			return '_'
 		}
 		return r
 	}, strings.ToValidUTF8(name, "_")))
-	if len(fit) > maxName {
-		fit = fit[len(fit)-maxName:] // the end tells what it is
+	if len(fit) > api.MaxFileName {
+		fit = fit[len(fit)-api.MaxFileName:] // the end tells what it is
 	}
 	return string(fit)
 }

@@ -7,6 +7,7 @@ package sandbox
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"hearth/internal/hands/hand"
@@ -37,6 +38,21 @@ type Spec struct {
 	Limits Limits
 	// Labels are stored with the sandbox and come back from List.
 	Labels map[string]string
+}
+
+// Absolute is the specification with absolute paths, for a sandbox is started by
+// processes that begin elsewhere.
+func (s Spec) Absolute() (Spec, error) {
+	for _, path := range []*string{&s.Workdir, &s.Mnt, &s.Root} {
+		if *path == "" {
+			continue
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
 }
 
 // GuestWorkdir is where Spec.Workdir appears inside engines that have a

@@ -125,16 +125,16 @@ func (s *Server) open(ctx context.Context, l line, who operator, o Open) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	id := strings.TrimPrefix(api.NewID("shell"), "shell_")
-	// First, so that no file is made for a session that is not here.
-	screen, err := s.Sandboxes.Terminal(ctx, o.Session, hand.Terminal{ID: id, Command: o.Command, Term: o.Term, Size: o.Size})
-	if err != nil {
-		return err
-	}
-	defer screen.Close()
+	// First: a terminal that is there may already have run its command.
 	r, err := newRecording(filepath.Join(s.StateDir, recordingDir), id, who, o)
 	if err != nil {
 		return fmt.Errorf("the shell cannot be recorded, and so not be opened: %w", err)
 	}
+	screen, err := s.Sandboxes.Terminal(ctx, o.Session, hand.Terminal{ID: id, Command: o.Command, Term: o.Term, Size: o.Size})
+	if err != nil {
+		return errors.Join(err, r.close(), os.Remove(r.path)) // nothing happened
+	}
+	defer screen.Close()
 	s.Log.Info("an operator has opened a shell", "session", o.Session, "uid", who.UID, "pid", who.PID, "command", o.Command, "recording", r.path)
 	began := time.Now()
 	err = s.converse(l, screen, r)

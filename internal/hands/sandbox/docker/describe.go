@@ -81,7 +81,7 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 	if err != nil {
 		return c, err
 	}
-	workdir, err := filepath.Abs(spec.Workdir)
+	at, err := spec.Absolute()
 	if err != nil {
 		return c, err
 	}
@@ -92,7 +92,7 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 	if program, err = filepath.Abs(program); err != nil {
 		return c, err
 	}
-	users, err := hostroot.UsersOf(dir, workdir, spec.Mnt)
+	users, err := hostroot.UsersOf(dir, at.Workdir, at.Mnt)
 	if err != nil {
 		return c, err
 	}
@@ -100,12 +100,8 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 	if err != nil {
 		return c, err
 	}
-	if spec.Mnt != "" {
-		mnt, err := filepath.Abs(spec.Mnt)
-		if err != nil {
-			return c, err
-		}
-		mounts = append(mounts, bindMount{"bind", mnt, sandbox.GuestMnt, false})
+	if at.Mnt != "" {
+		mounts = append(mounts, bindMount{"bind", at.Mnt, sandbox.GuestMnt, false})
 	}
 	processes := cmp.Or(spec.Limits.Processes, defaultProcesses)
 	own := processes // what the shell may start, counted by its user
@@ -122,7 +118,7 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 			labelSandbox: spec.ID, labelState: dir, labelOwner: strconv.Itoa(r.Owner.PID), labelOwnerStart: strconv.FormatUint(r.Owner.Start, 10),
 		},
 		HostConfig: hostConfig{
-			Mounts:      append(mounts, bindMount{"bind", workdir, sandbox.GuestWorkdir, false}, bindMount{"bind", program, entry, true}),
+			Mounts:      append(mounts, bindMount{"bind", at.Workdir, sandbox.GuestWorkdir, false}, bindMount{"bind", program, entry, true}),
 			NetworkMode: "none", IpcMode: "private", CgroupnsMode: "private", Runtime: e.cfg.Runtime,
 			CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"}, ReadonlyRootfs: true, AutoRemove: true,
 			Memory: spec.Limits.MemoryBytes, MemorySwap: spec.Limits.MemoryBytes,

@@ -3,7 +3,6 @@ package gvisor
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"strconv"
 
@@ -97,12 +96,6 @@ func (o orders) mapping() []specs.LinuxIDMapping {
 }
 
 func (o orders) environment() []string {
-	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
-	maps.Copy(all, o.Env)
-	all["SANDBOX_ID"], all[processesName] = o.ID, strconv.Itoa(cmp.Or(o.Limits.Processes, defaultProcesses))
-	env := make([]string, 0, len(all))
-	for k, v := range all {
-		env = append(env, k+"="+v)
-	}
-	return env
+	processes := cmp.Or(o.Limits.Processes, defaultProcesses)
+	return sandbox.Environment(o.Env, map[string]string{"SANDBOX_ID": o.ID, processesName: strconv.Itoa(processes)})
 }

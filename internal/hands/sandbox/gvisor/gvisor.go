@@ -109,27 +109,15 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return fail(err)
 	}
-	workdir, err := filepath.Abs(spec.Workdir)
+	at, err := spec.Absolute()
 	if err != nil {
 		return fail(err)
-	}
-	mnt := spec.Mnt
-	if mnt != "" {
-		if mnt, err = filepath.Abs(mnt); err != nil {
-			return fail(err)
-		}
-	}
-	rootfs := spec.Root
-	if rootfs != "" {
-		if rootfs, err = filepath.Abs(rootfs); err != nil {
-			return fail(err)
-		}
 	}
 	program, err := e.program.Path()
 	if err != nil {
 		return fail(err)
 	}
-	o := orders{ID: spec.ID, Mnt: mnt, Rootfs: rootfs, Dir: e.dir.Path(spec.ID), Workdir: workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	o := orders{ID: spec.ID, Mnt: at.Mnt, Rootfs: at.Root, Dir: e.dir.Path(spec.ID), Workdir: at.Workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
 	if err := os.Mkdir(o.Image, 0o700); err != nil {
 		return fail(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"strconv"
@@ -77,19 +76,8 @@ func serve() error {
 		}
 	}
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: environment(in), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
+		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: sandbox.Environment(in.Env, map[string]string{"SANDBOX_ID": in.ID}), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
 	})
-}
-
-func environment(in instructions) []string {
-	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
-	maps.Copy(all, in.Env)
-	all["SANDBOX_ID"] = in.ID
-	env := make([]string, 0, len(all))
-	for k, v := range all {
-		env = append(env, k+"="+v)
-	}
-	return env
 }
 
 // secretive are files of /proc that tell of the host or act on it.

@@ -33,18 +33,14 @@ type root struct {
 
 // newRoot makes the directories a root needs.
 func newRoot(dir string, spec sandbox.Spec, users hostroot.Users) (root, error) {
-	r := root{Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root}
-	// Absolute, for the child that makes the root starts elsewhere.
-	for _, path := range []*string{&dir, &r.Workdir, &r.Mnt, &r.Image} {
-		if *path == "" {
-			continue
-		}
-		var err error
-		if *path, err = filepath.Abs(*path); err != nil {
-			return root{}, err
-		}
+	spec, err := spec.Absolute()
+	if err != nil {
+		return root{}, err
 	}
-	r.Mount, r.Scratch = filepath.Join(dir, "root"), filepath.Join(dir, "scratch")
+	if dir, err = filepath.Abs(dir); err != nil {
+		return root{}, err
+	}
+	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root}
 	made := []string{r.Mount, r.Scratch, r.lower()}
 	r.System = hostroot.System()
 	if r.Image != "" {

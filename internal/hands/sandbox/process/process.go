@@ -82,7 +82,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	defer gateW.Close()
 	cmd := &exec.Cmd{
 		ExtraFiles: []*os.File{gateR},
-		Path:       "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: append(environment(workdir, spec.Env), markName+"="+spec.ID),
+		Path:       "/proc/self/exe", Args: []string{entry}, Dir: workdir, Env: sandbox.Environment(map[string]string{"HOME": workdir}, spec.Env, map[string]string{markName: spec.ID}),
 		// Its own group, so that it is not hit by what is meant for the worker.
 		// It ends when the worker does, for then its standard input ends.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
@@ -112,15 +112,6 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 
 // handThreads are counted with the processes, and must not be lacking.
 const handThreads = 32
-
-// environment is what tools see: nothing of the worker's own.
-func environment(workdir string, extra map[string]string) []string {
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + workdir, "LANG=C.UTF-8", "TERM=dumb"}
-	for k, v := range extra {
-		env = append(env, k+"="+v)
-	}
-	return env
-}
 
 // run is the hand: it serves tools until the worker closes the stream.
 func run() {
