@@ -34,9 +34,20 @@ const (
 	KindSessionsToken  Kind = "sessions_token"
 )
 
+// Role is what the holder of an API key may do.
+type Role string
+
+// The roles, each with all that those before it may do.
+const (
+	RoleViewer    Role = "viewer"    // reads
+	RoleDeveloper Role = "developer" // makes and changes what agents work with
+	RoleAdmin     Role = "admin"     // hands out credentials, too
+)
+
 // Principal is who makes a request.
 type Principal struct {
 	Kind        Kind
+	Role        Role   // of an API key; "" for the others
 	ID          string // of the key, or of the work item; fit for logs
 	WorkspaceID string
 	// EnvironmentID is the one environment an environment key or token is for.
@@ -115,7 +126,7 @@ func (k *Keys) token(ctx context.Context, credential string) (Principal, error) 
 }
 
 func (k *Keys) apiKey(ctx context.Context, credential string) (Principal, error) {
-	p := Principal{Kind: KindAPIKey}
+	p := Principal{Kind: KindAPIKey, Role: RoleAdmin}
 	var revoked sql.NullInt64
 	err := k.db.Read(ctx, func(tx db.Tx) error {
 		return tx.QueryRow(ctx, "SELECT id, workspace_id, revoked_at FROM api_keys WHERE hash = ?", secret.Hash(credential)).Scan(&p.ID, &p.WorkspaceID, &revoked)

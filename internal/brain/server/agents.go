@@ -13,12 +13,12 @@ func (s *server) agentRoutes() []route {
 		oneAgent = agents + "/{agent_id}"
 	)
 	return []route{
-		{"POST", agents, client, s.createAgent},
-		{"GET", agents, client, s.listAgents},
-		{"GET", oneAgent, client, s.getAgent},
-		{"POST", oneAgent, client, s.updateAgent},
-		{"POST", oneAgent + "/archive", client, s.archiveAgent},
-		{"GET", oneAgent + "/versions", client, s.listAgentVersions},
+		{"POST", agents, developer, s.createAgent},
+		{"GET", agents, viewer, s.listAgents},
+		{"GET", oneAgent, viewer, s.getAgent},
+		{"POST", oneAgent, developer, s.updateAgent},
+		{"POST", oneAgent + "/archive", developer, s.archiveAgent},
+		{"GET", oneAgent + "/versions", viewer, s.listAgentVersions},
 	}
 }
 

@@ -12,12 +12,12 @@ func (s *server) environmentRoutes() []route {
 		environment  = environments + "/{environment_id}"
 	)
 	return []route{
-		{"POST", environments, client, s.createEnvironment},
-		{"GET", environments, client, s.listEnvironments},
-		{"GET", environment, client, s.getEnvironment},
-		{"POST", environment, client, s.updateEnvironment},
-		{"DELETE", environment, client, s.deleteEnvironment},
-		{"POST", environment + "/archive", client, s.archiveEnvironment},
+		{"POST", environments, developer, s.createEnvironment},
+		{"GET", environments, viewer, s.listEnvironments},
+		{"GET", environment, viewer, s.getEnvironment},
+		{"POST", environment, developer, s.updateEnvironment},
+		{"DELETE", environment, developer, s.deleteEnvironment},
+		{"POST", environment + "/archive", developer, s.archiveEnvironment},
 	}
 }
 

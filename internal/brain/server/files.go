@@ -14,6 +14,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/resource"
 )
 
 func (s *server) fileRoutes() []route {
@@ -22,11 +23,11 @@ func (s *server) fileRoutes() []route {
 		oneFile = files + "/{file_id}"
 	)
 	return []route{
-		{"POST", files, client | item, s.uploadFile},
-		{"GET", files, client, s.listFiles},
-		{"GET", oneFile, client | item, s.getFile},
-		{"GET", oneFile + "/content", client | item, s.downloadFile},
-		{"DELETE", oneFile, client | item, s.deleteFile},
+		{"POST", files, developer | item, s.uploadFile},
+		{"GET", files, viewer, s.listFiles},
+		{"GET", oneFile, viewer | item, s.getFile},
+		{"GET", oneFile + "/content", viewer | item, s.downloadFile},
+		{"DELETE", oneFile, developer | item, s.deleteFile},
 	}
 }
 
@@ -167,7 +168,7 @@ func (s *server) seesFile(r *request, mounted bool) (api.File, error) {
 		if err != nil {
 			return f, err
 		}
-		if slices.ContainsFunc(resources, func(m mountedFile) bool { return m.FileID == id }) {
+		if slices.ContainsFunc(resources, func(one resource.Resource) bool { return one.FileID == id }) {
 			return f, nil
 		}
 	}

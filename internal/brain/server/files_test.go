@@ -14,19 +14,20 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/auth"
 )
 
 var fileVerdicts = map[string]verdict{
-	"POST /v1/files":                                              {apiKey: 200, envKey: 403, othersKey: 403, token: 200, othersToken: 200, files: map[string]string{"file": "content"}},
-	"GET /v1/files":                                               onlyClients(""),
-	"GET /v1/files/{file_id}":                                     {apiKey: 200, envKey: 403, othersKey: 403, token: 200, othersToken: 404},
-	"GET /v1/files/{file_id}/content":                             {apiKey: 200, envKey: 403, othersKey: 403, token: 200, othersToken: 404},
-	"DELETE /v1/files/{file_id}":                                  {apiKey: 200, envKey: 403, othersKey: 403, token: 404, othersToken: 404},
-	"GET /v1/sessions/{session_id}/resources":                     ofTheSession(""),
-	"POST /v1/sessions/{session_id}/resources":                    onlyClients(`{"type":"file","file_id":"{file_id}","mount_path":"other"}`),
-	"GET /v1/sessions/{session_id}/resources/{resource_id}":       onlyClients(""),
-	"POST /v1/sessions/{session_id}/resources/{resource_id}":      onlyClients(`{"authorization_token":"x"}`),
-	"DELETE /v1/sessions/{session_id}/resources/{resource_id}":    onlyClients(""),
+	"POST /v1/files":                                              {apiKey: 200, role: auth.RoleDeveloper, envKey: 403, othersKey: 403, token: 200, othersToken: 200, files: map[string]string{"file": "content"}},
+	"GET /v1/files":                                               forRole(auth.RoleViewer, ""),
+	"GET /v1/files/{file_id}":                                     {apiKey: 200, role: auth.RoleViewer, envKey: 403, othersKey: 403, token: 200, othersToken: 404},
+	"GET /v1/files/{file_id}/content":                             {apiKey: 200, role: auth.RoleViewer, envKey: 403, othersKey: 403, token: 200, othersToken: 404},
+	"DELETE /v1/files/{file_id}":                                  {apiKey: 200, role: auth.RoleDeveloper, envKey: 403, othersKey: 403, token: 404, othersToken: 404},
+	"GET /v1/sessions/{session_id}/resources":                     ofTheSession(auth.RoleViewer, ""),
+	"POST /v1/sessions/{session_id}/resources":                    forRole(auth.RoleDeveloper, `{"type":"file","file_id":"{file_id}","mount_path":"other"}`),
+	"GET /v1/sessions/{session_id}/resources/{resource_id}":       forRole(auth.RoleViewer, ""),
+	"POST /v1/sessions/{session_id}/resources/{resource_id}":      forRole(auth.RoleDeveloper, `{"authorization_token":"x"}`),
+	"DELETE /v1/sessions/{session_id}/resources/{resource_id}":    forRole(auth.RoleDeveloper, ""),
 	"GET /v1/sessions/{session_id}/resources/{resource_id}/token": {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404},
 	"POST /v1/sessions/{session_id}/reports":                      {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: `{"message":"could not"}`},
 }

@@ -9,9 +9,9 @@ import (
 func (s *server) keyRoutes() []route {
 	const keys = "/v1/environments/{environment_id}/keys"
 	return []route{
-		{"POST", keys, client, s.createKey},
-		{"GET", keys, client, s.listKeys},
-		{"POST", keys + "/{key_id}/revoke", client, s.revokeKey},
+		{"POST", keys, admin, s.createKey},
+		{"GET", keys, viewer, s.listKeys},
+		{"POST", keys + "/{key_id}/revoke", admin, s.revokeKey},
 	}
 }
 

@@ -2,7 +2,6 @@ package server
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -16,11 +15,11 @@ func (s *server) resourceRoutes() []route {
 		oneResource = resources + "/{resource_id}"
 	)
 	return []route{
-		{"GET", resources, client | worker | item, s.listResources},
-		{"POST", resources, client, s.addResource},
-		{"GET", oneResource, client, s.getResource},
-		{"POST", oneResource, client, s.updateResource},
-		{"DELETE", oneResource, client, s.deleteResource},
+		{"GET", resources, viewer | worker | item, s.listResources},
+		{"POST", resources, developer, s.addResource},
+		{"GET", oneResource, viewer, s.getResource},
+		{"POST", oneResource, developer, s.updateResource},
+		{"DELETE", oneResource, developer, s.deleteResource},
 		// Ours: what the worker that serves the session needs and nobody else may see.
 		{"GET", oneResource + "/token", worker | item, s.resourceToken},
 		{"POST", "/v1/sessions/{session_id}/reports", worker | item, s.report},
@@ -29,24 +28,13 @@ func (s *server) resourceRoutes() []route {
 
 func (s *server) maker() resource.Maker { return resource.Maker{Files: s.Files, Sealer: s.Sealer} }
 
-// mountedFile is the part of a resource that says what it is made of.
-type mountedFile struct {
-	FileID string `json:"file_id"`
-}
-
 // resources are those of a session.
-func (s *server) resources(r *request, sessionID string) ([]mountedFile, error) {
+func (s *server) resources(r *request, sessionID string) ([]resource.Resource, error) {
 	session, err := s.Sessions.Get(r.Context(), r.principal.WorkspaceID, sessionID)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]mountedFile, len(session.Resources))
-	for i, raw := range session.Resources {
-		if err := json.Unmarshal(raw, &out[i]); err != nil {
-			return nil, fmt.Errorf("decode a resource: %w", err)
-		}
-	}
-	return out, nil
+	return resource.DecodeAll(session.Resources)
 }
 
 func (s *server) listResources(r *request) (any, error) {
@@ -78,11 +66,9 @@ func (s *server) addResource(r *request) (any, error) {
 		return nil, err
 	}
 	err = s.Sessions.ChangeResources(r.Context(), r.principal.WorkspaceID, r.PathValue("session_id"), func(there []json.RawMessage) ([]json.RawMessage, error) {
-		known := make([]resource.Resource, len(there))
-		for i, raw := range there {
-			if known[i], err = resource.Decode(raw); err != nil {
-				return nil, err
-			}
+		known, err := resource.DecodeAll(there)
+		if err != nil {
+			return nil, err
 		}
 		return append(there, made.JSON), resource.Fits("", known, made)
 	})
@@ -90,27 +76,22 @@ func (s *server) addResource(r *request) (any, error) {
 }
 
 // find finds the resource in the path.
-func (s *server) find(r *request) (json.RawMessage, resource.Resource, error) {
-	session, err := s.Sessions.Get(r.Context(), r.principal.WorkspaceID, r.PathValue("session_id"))
+func (s *server) find(r *request) (resource.Resource, error) {
+	all, err := s.resources(r, r.PathValue("session_id"))
 	if err != nil {
-		return nil, resource.Resource{}, err
+		return resource.Resource{}, err
 	}
 	id := r.PathValue("resource_id")
-	for _, raw := range session.Resources {
-		one, err := resource.Decode(raw)
-		if err != nil {
-			return nil, one, err
-		}
-		if one.ID == id {
-			return raw, one, nil
-		}
+	i := slices.IndexFunc(all, func(one resource.Resource) bool { return one.ID == id })
+	if i < 0 {
+		return resource.Resource{}, api.NotFound("resource", id)
 	}
-	return nil, resource.Resource{}, api.NotFound("resource", id)
+	return all[i], nil
 }
 
 func (s *server) getResource(r *request) (any, error) {
-	raw, _, err := s.find(r)
-	return raw, err
+	one, err := s.find(r)
+	return one.JSON, err
 }
 
 // updateResource replaces the token of a repository.
@@ -124,7 +105,7 @@ func (s *server) updateResource(r *request) (any, error) {
 	if p.AuthorizationToken == nil {
 		return nil, api.Invalid("authorization_token", "is required")
 	}
-	_, one, err := s.find(r)
+	one, err := s.find(r)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +151,7 @@ func position(resources []json.RawMessage, id string) (int, error) {
 }
 
 func (s *server) deleteResource(r *request) (any, error) {
-	_, one, err := s.find(r)
+	one, err := s.find(r)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +169,7 @@ func (s *server) deleteResource(r *request) (any, error) {
 }
 
 func (s *server) resourceToken(r *request) (any, error) {
-	_, one, err := s.find(r)
+	one, err := s.find(r)
 	if err != nil {
 		return nil, err
 	}

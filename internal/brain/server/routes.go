@@ -16,8 +16,11 @@ type access int
 
 const (
 	public access = 0
-	// client is an API key.
-	client access = 1 << iota
+	// viewer is an API key of any role, developer one of that role or above it,
+	// and admin one of that role only. A route names the least role it takes.
+	viewer access = 1 << iota
+	developer
+	admin
 	// worker is an environment key, for the environment in the path or that of
 	// the session in the path.
 	worker
@@ -56,9 +59,15 @@ func (s *server) probes() []route {
 
 // kinds says which access each kind of credential has.
 var kinds = map[auth.Kind]access{
-	auth.KindAPIKey:         client,
 	auth.KindEnvironmentKey: worker,
 	auth.KindSessionsToken:  item,
+}
+
+// roles says which access an API key has, by its role.
+var roles = map[auth.Role]access{
+	auth.RoleViewer:    viewer,
+	auth.RoleDeveloper: viewer | developer,
+	auth.RoleAdmin:     viewer | developer | admin,
 }
 
 // authorise finds who makes the request and whether they may: by the kind of
@@ -72,7 +81,11 @@ func (s *server) authorise(r *request, rt route) error {
 		return err
 	}
 	r.principal = p
-	if rt.access&kinds[p.Kind] == 0 {
+	switch {
+	case rt.access&(kinds[p.Kind]|roles[p.Role]) != 0:
+	case p.Kind == auth.KindAPIKey && rt.access&(viewer|developer|admin) != 0:
+		return api.Forbidden("%s %s is not for API keys with the role %s", rt.method, rt.path, p.Role)
+	default:
 		return api.Forbidden("%s %s does not take a credential of the kind %s", rt.method, rt.path, p.Kind)
 	}
 	if err := checkPath(r, rt.path); err != nil {

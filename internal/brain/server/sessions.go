@@ -20,15 +20,15 @@ func (s *server) sessionRoutes() []route {
 		events     = oneSession + "/events"
 	)
 	return []route{
-		{"POST", sessions, client, s.createSession},
-		{"GET", sessions, client, s.listSessions},
-		{"GET", oneSession, client | worker | item, s.getSession},
-		{"POST", oneSession, client, s.updateSession},
-		{"DELETE", oneSession, client, s.deleteSession},
-		{"POST", oneSession + "/archive", client, s.archiveSession},
-		{"POST", events, client | worker | item, s.sendEvents},
-		{"GET", events, client | worker | item, s.listEvents},
-		{"GET", events + "/stream", client | worker | item, s.streamEvents},
+		{"POST", sessions, developer, s.createSession},
+		{"GET", sessions, viewer, s.listSessions},
+		{"GET", oneSession, viewer | worker | item, s.getSession},
+		{"POST", oneSession, developer, s.updateSession},
+		{"DELETE", oneSession, developer, s.deleteSession},
+		{"POST", oneSession + "/archive", developer, s.archiveSession},
+		{"POST", events, developer | worker | item, s.sendEvents},
+		{"GET", events, viewer | worker | item, s.listEvents},
+		{"GET", events + "/stream", viewer | worker | item, s.streamEvents},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/auth"
 )
 
 // verdict is how a route answers each kind of credential that is valid. All
@@ -17,7 +18,8 @@ import (
 // of the right kind where that is taken, and see nothing.
 type verdict struct {
 	apiKey, envKey, othersKey, token, othersToken int
-	body                                          string // with {session_id} and such for ids
+	role                                          auth.Role // the least that an API key must have, where apiKey is below 400
+	body                                          string    // with {session_id} and such for ids
 	// files are sent as multipart/form-data, contents by file name, with body's
 	// fields, if there are any.
 	files map[string]string
@@ -40,51 +42,52 @@ var coreVerdicts = map[string]verdict{
 	"GET /readyz":       {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 	"GET /openapi.json": {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 
-	"POST /v1/agents":                    onlyClients(`{"name":"another","model":"test-model"}`),
-	"GET /v1/agents":                     onlyClients(""),
-	"GET /v1/agents/{agent_id}":          onlyClients(""),
-	"POST /v1/agents/{agent_id}":         onlyClients(`{"name":"renamed"}`),
-	"POST /v1/agents/{agent_id}/archive": onlyClients(""),
-	"GET /v1/agents/{agent_id}/versions": onlyClients(""),
+	"POST /v1/agents":                    forRole(auth.RoleDeveloper, `{"name":"another","model":"test-model"}`),
+	"GET /v1/agents":                     forRole(auth.RoleViewer, ""),
+	"GET /v1/agents/{agent_id}":          forRole(auth.RoleViewer, ""),
+	"POST /v1/agents/{agent_id}":         forRole(auth.RoleDeveloper, `{"name":"renamed"}`),
+	"POST /v1/agents/{agent_id}/archive": forRole(auth.RoleDeveloper, ""),
+	"GET /v1/agents/{agent_id}/versions": forRole(auth.RoleViewer, ""),
 
-	"POST /v1/environments":                          onlyClients(`{"name":"another {session_id}"}`),
-	"GET /v1/environments":                           onlyClients(""),
-	"GET /v1/environments/{environment_id}":          onlyClients(""),
-	"POST /v1/environments/{environment_id}":         onlyClients(`{"description":"described"}`),
-	"POST /v1/environments/{environment_id}/archive": onlyClients(""),
+	"POST /v1/environments":                          forRole(auth.RoleDeveloper, `{"name":"another {session_id}"}`),
+	"GET /v1/environments":                           forRole(auth.RoleViewer, ""),
+	"GET /v1/environments/{environment_id}":          forRole(auth.RoleViewer, ""),
+	"POST /v1/environments/{environment_id}":         forRole(auth.RoleDeveloper, `{"description":"described"}`),
+	"POST /v1/environments/{environment_id}/archive": forRole(auth.RoleDeveloper, ""),
 	// It is let in, and then told of the sessions that are left.
-	"DELETE /v1/environments/{environment_id}": {apiKey: 409, envKey: 403, othersKey: 403, token: 403, othersToken: 403},
+	"DELETE /v1/environments/{environment_id}": {apiKey: 409, role: auth.RoleDeveloper, envKey: 403, othersKey: 403, token: 403, othersToken: 403},
 
-	"POST /v1/environments/{environment_id}/keys":                 onlyClients(`{"name":"second"}`),
-	"GET /v1/environments/{environment_id}/keys":                  onlyClients(""),
-	"POST /v1/environments/{environment_id}/keys/{key_id}/revoke": onlyClients(""),
+	"POST /v1/environments/{environment_id}/keys":                 forRole(auth.RoleAdmin, `{"name":"second"}`),
+	"GET /v1/environments/{environment_id}/keys":                  forRole(auth.RoleViewer, ""),
+	"POST /v1/environments/{environment_id}/keys/{key_id}/revoke": forRole(auth.RoleAdmin, ""),
 
-	"GET /v1/environments/{environment_id}/work":                      {apiKey: 200, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
+	"GET /v1/environments/{environment_id}/work":                      {apiKey: 200, role: auth.RoleViewer, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
 	"GET /v1/environments/{environment_id}/work/poll":                 {apiKey: 403, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
-	"GET /v1/environments/{environment_id}/work/stats":                {apiKey: 200, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
-	"GET /v1/environments/{environment_id}/work/{work_id}":            onlyClients(""),
-	"POST /v1/environments/{environment_id}/work/{work_id}":           onlyClients(`{"metadata":{"a":"b"}}`),
+	"GET /v1/environments/{environment_id}/work/stats":                {apiKey: 200, role: auth.RoleViewer, envKey: 200, othersKey: 404, token: 403, othersToken: 403},
+	"GET /v1/environments/{environment_id}/work/{work_id}":            forRole(auth.RoleViewer, ""),
+	"POST /v1/environments/{environment_id}/work/{work_id}":           forRole(auth.RoleDeveloper, `{"metadata":{"a":"b"}}`),
 	"POST /v1/environments/{environment_id}/work/{work_id}/ack":       {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404},
 	"POST /v1/environments/{environment_id}/work/{work_id}/heartbeat": {apiKey: 403, envKey: 200, othersKey: 404, token: 200, othersToken: 404},
-	"POST /v1/environments/{environment_id}/work/{work_id}/stop":      {apiKey: 200, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: `{"force":true}`},
+	"POST /v1/environments/{environment_id}/work/{work_id}/stop":      {apiKey: 200, role: auth.RoleDeveloper, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: `{"force":true}`},
 
-	"POST /v1/sessions":                           onlyClients(`{"agent":"{agent_id}","environment_id":"{environment_id}"}`),
-	"GET /v1/sessions":                            onlyClients(""),
-	"POST /v1/sessions/{session_id}":              onlyClients(`{"title":"titled"}`),
-	"DELETE /v1/sessions/{session_id}":            onlyClients(""),
-	"POST /v1/sessions/{session_id}/archive":      onlyClients(""),
-	"GET /v1/sessions/{session_id}":               ofTheSession(""),
-	"GET /v1/sessions/{session_id}/events":        ofTheSession(""),
-	"GET /v1/sessions/{session_id}/events/stream": ofTheSession(""),
-	"POST /v1/sessions/{session_id}/events":       ofTheSession(`{"events":[{"type":"user.tool_result","tool_use_id":"{call_id}"}]}`),
+	"POST /v1/sessions":                           forRole(auth.RoleDeveloper, `{"agent":"{agent_id}","environment_id":"{environment_id}"}`),
+	"GET /v1/sessions":                            forRole(auth.RoleViewer, ""),
+	"POST /v1/sessions/{session_id}":              forRole(auth.RoleDeveloper, `{"title":"titled"}`),
+	"DELETE /v1/sessions/{session_id}":            forRole(auth.RoleDeveloper, ""),
+	"POST /v1/sessions/{session_id}/archive":      forRole(auth.RoleDeveloper, ""),
+	"GET /v1/sessions/{session_id}":               ofTheSession(auth.RoleViewer, ""),
+	"GET /v1/sessions/{session_id}/events":        ofTheSession(auth.RoleViewer, ""),
+	"GET /v1/sessions/{session_id}/events/stream": ofTheSession(auth.RoleViewer, ""),
+	"POST /v1/sessions/{session_id}/events":       ofTheSession(auth.RoleDeveloper, `{"events":[{"type":"user.tool_result","tool_use_id":"{call_id}"}]}`),
 }
 
-func onlyClients(body string) verdict {
-	return verdict{apiKey: 200, envKey: 403, othersKey: 403, token: 403, othersToken: 403, body: body}
+// forRole is for API keys with at least a role, and for no other credential.
+func forRole(least auth.Role, body string) verdict {
+	return verdict{apiKey: 200, role: least, envKey: 403, othersKey: 403, token: 403, othersToken: 403, body: body}
 }
 
-func ofTheSession(body string) verdict {
-	return verdict{apiKey: 200, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: body}
+func ofTheSession(least auth.Role, body string) verdict {
+	return verdict{apiKey: 200, role: least, envKey: 200, othersKey: 404, token: 200, othersToken: 404, body: body}
 }
 
 // TestEveryRouteHasAVerdict fails for a route that nobody thought about.

@@ -14,14 +14,14 @@ func (s *server) workRoutes() []route {
 		oneWork = work + "/{work_id}"
 	)
 	return []route{
-		{"GET", work, client | worker, s.listWork},
+		{"GET", work, viewer | worker, s.listWork},
 		{"GET", work + "/poll", worker, s.pollWork},
-		{"GET", work + "/stats", client | worker, s.workStats},
-		{"GET", oneWork, client, s.getWork},
-		{"POST", oneWork, client, s.updateWork},
+		{"GET", work + "/stats", viewer | worker, s.workStats},
+		{"GET", oneWork, viewer, s.getWork},
+		{"POST", oneWork, developer, s.updateWork},
 		{"POST", oneWork + "/ack", worker | item, s.ackWork},
 		{"POST", oneWork + "/heartbeat", worker | item, s.heartbeat},
-		{"POST", oneWork + "/stop", client | worker | item, s.stopWork},
+		{"POST", oneWork + "/stop", developer | worker | item, s.stopWork},
 	}
 }
 
