@@ -31,6 +31,7 @@ var floors = map[string][][]string{
 	"brain": {
 		{"internal/brain/server", "internal/brain/console"},
 		{"internal/brain/loop", "internal/brain/model", "internal/brain/mcp"},
+		{"internal/brain/launch"},
 		{"internal/brain/resource"},
 		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/webhook", "internal/brain/deployment"},
 		{"internal/brain/session"},

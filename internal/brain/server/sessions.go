@@ -10,6 +10,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/agent"
+	"hearth/internal/brain/launch"
 	"hearth/internal/brain/session"
 )
 
@@ -32,58 +33,16 @@ func (s *server) sessionRoutes() []route {
 	}
 }
 
-type sessionParams struct {
-	Agent         json.RawMessage               `json:"agent"`
-	EnvironmentID string                        `json:"environment_id"`
-	Title         *string                       `json:"title"`
-	Metadata      map[string]string             `json:"metadata"`
-	InitialEvents []json.RawMessage             `json:"initial_events"`
-	Resources     []json.RawMessage             `json:"resources"`
-	VaultIDs      []string                      `json:"vault_ids"`
-	Budget        api.Optional[json.RawMessage] `json:"budget"`
-}
-
 func (s *server) createSession(r *request) (any, error) {
-	var p sessionParams
+	var p launch.Params
 	if err := r.decode(&p); err != nil {
 		return nil, err
 	}
-	switch {
-	case len(p.VaultIDs) > 0:
-		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
-	case p.Budget.Given():
-		return nil, api.Invalid("budget", "is not supported by this server yet")
-	case len(p.Agent) == 0:
-		return nil, api.Invalid("agent", "is required")
-	case p.EnvironmentID == "":
-		return nil, api.Invalid("environment_id", "is required")
-	}
-	environment, err := s.Environments.Get(r.Context(), r.principal.WorkspaceID, p.EnvironmentID)
-	if err != nil {
-		return nil, err
-	}
-	if environment.ArchivedAt != nil {
-		return nil, api.Invalid("environment_id", "environment %s is archived", environment.ID).WithCode("environment_archived")
-	}
-	who, err := s.Agents.Resolve(r.Context(), r.principal.WorkspaceID, p.Agent)
-	if err != nil {
-		return nil, err
-	}
-	create := session.CreateParams{
-		WorkspaceID: r.principal.WorkspaceID, Agent: who, EnvironmentID: environment.ID, EnvironmentType: environment.Config.Type,
-		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
-	}
-	resources, err := s.maker().Make(r.Context(), r.principal.WorkspaceID, p.Resources)
-	if err != nil {
-		return nil, err
-	}
-	for _, made := range resources {
-		create.Resources = append(create.Resources, made.JSON)
-		if made.SealedToken != "" {
-			create.ResourceTokens[made.ID] = made.SealedToken
-		}
-	}
-	return s.Sessions.Create(r.Context(), create)
+	return s.launcher().Start(r.Context(), r.principal.WorkspaceID, p)
+}
+
+func (s *server) launcher() launch.Launcher {
+	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker()}
 }
 
 func (s *server) getSession(r *request) (any, error) {

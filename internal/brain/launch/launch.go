@@ -1,0 +1,76 @@
+// Package launch starts sessions: it checks what a request to create one asks
+// for against the agents, environments and files there are, and has the session
+// made. What starts sessions without a request, a schedule, comes the same way.
+// It owns no data; it may call agent, environment, resource and session.
+package launch
+
+import (
+	"context"
+	"encoding/json"
+
+	"hearth/api"
+	"hearth/internal/brain/agent"
+	"hearth/internal/brain/environment"
+	"hearth/internal/brain/resource"
+	"hearth/internal/brain/session"
+)
+
+// Launcher starts sessions.
+type Launcher struct {
+	Agents       *agent.Store
+	Environments *environment.Store
+	Sessions     *session.Store
+	Resources    resource.Maker
+}
+
+// Params are the body of a request to create a session.
+type Params struct {
+	Agent         json.RawMessage               `json:"agent"`
+	EnvironmentID string                        `json:"environment_id"`
+	Title         *string                       `json:"title"`
+	Metadata      map[string]string             `json:"metadata"`
+	InitialEvents []json.RawMessage             `json:"initial_events"`
+	Resources     []json.RawMessage             `json:"resources"`
+	VaultIDs      []string                      `json:"vault_ids"`
+	Budget        api.Optional[json.RawMessage] `json:"budget"`
+}
+
+// Start creates a session, or says which field is wrong and creates nothing.
+func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.Session, error) {
+	switch {
+	case len(p.VaultIDs) > 0:
+		return api.Session{}, api.Invalid("vault_ids", "vaults are not supported by this server yet")
+	case p.Budget.Given():
+		return api.Session{}, api.Invalid("budget", "is not supported by this server yet")
+	case len(p.Agent) == 0:
+		return api.Session{}, api.Invalid("agent", "is required")
+	case p.EnvironmentID == "":
+		return api.Session{}, api.Invalid("environment_id", "is required")
+	}
+	where, err := l.Environments.Get(ctx, workspaceID, p.EnvironmentID)
+	if err != nil {
+		return api.Session{}, err
+	}
+	if where.ArchivedAt != nil {
+		return api.Session{}, api.Invalid("environment_id", "environment %s is archived", where.ID).WithCode("environment_archived")
+	}
+	who, err := l.Agents.Resolve(ctx, workspaceID, p.Agent)
+	if err != nil {
+		return api.Session{}, err
+	}
+	create := session.CreateParams{
+		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
+		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
+	}
+	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
+	if err != nil {
+		return api.Session{}, err
+	}
+	for _, made := range resources {
+		create.Resources = append(create.Resources, made.JSON)
+		if made.SealedToken != "" {
+			create.ResourceTokens[made.ID] = made.SealedToken
+		}
+	}
+	return l.Sessions.Create(ctx, create)
+}
