@@ -29,6 +29,7 @@ import (
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -52,7 +53,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
-	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
+	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files and skills are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
@@ -72,6 +73,7 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	skills   *skill.Store
 	sealer   *seal.Sealer
 	blobs    *blob.Bucket
 	loop     *loop.Loop
@@ -139,7 +141,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 		return err
 	}
 	b.modelName = adapter.Name()
-	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
+	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
 }
 
@@ -153,6 +155,11 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.skills, err = skill.New(ctx, skill.Config{DB: b.db, Blobs: b.blobs, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	b.agents.UseSkills(b.skills)
 	address := b.cfg.secretsKey
 	if address == "" {
 		address = filepath.Join(b.cfg.data, "secrets-key")
@@ -225,11 +232,12 @@ func (b brainConfig) thinksWith() string {
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Sealer: b.sealer,
 		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
+	group.Go(func() error { return b.skills.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

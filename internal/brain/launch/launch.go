@@ -1,7 +1,8 @@
 // Package launch starts sessions: it checks what a request to create one asks
 // for against the agents, environments and files there are, and has the session
 // made. What starts sessions without a request, a schedule, comes the same way.
-// It owns no data; it may call agent, environment, resource and session.
+// It owns no data; it may call agent, environment, resource,
+// session and skill.
 package launch
 
 import (
@@ -13,6 +14,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/resource"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
 )
 
 // Launcher starts sessions.
@@ -21,6 +23,7 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
+	Skills       *skill.Store
 }
 
 // Params are the body of a request to create a session.
@@ -56,6 +59,9 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	}
 	who, err := l.Agents.Resolve(ctx, workspaceID, p.Agent)
 	if err != nil {
+		return api.Session{}, err
+	}
+	if who.Skills, err = l.Skills.Pin(ctx, workspaceID, "agent.skills", who.Skills); err != nil {
 		return api.Session{}, err
 	}
 	create := session.CreateParams{

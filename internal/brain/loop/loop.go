@@ -24,7 +24,10 @@ import (
 type Config struct {
 	Sessions *session.Store
 	Adapter  model.Adapter
-	Log      *slog.Logger // default slog.Default()
+	// Skills tells of the skills that a session has; nil for a model that is
+	// not told of any.
+	Skills func(ctx context.Context, skills []api.Skill) ([]api.SkillVersion, error)
+	Log    *slog.Logger // default slog.Default()
 	// Concurrency is how many sessions may think at once. Default 64.
 	Concurrency int
 	// MaxAttempts is how often a model request is tried before the turn is
@@ -180,7 +183,7 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 		return run.Release(ctx, time.Time{})
 	}
 	tools := toolsOf(snap.Session.Agent)
-	system, err := systemPrompt(snap.Session)
+	system, err := l.systemPrompt(ctx, snap.Session)
 	if err != nil {
 		return err
 	}

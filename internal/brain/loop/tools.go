@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -92,7 +93,7 @@ func schema(properties string, required ...string) json.RawMessage {
 // preamble tells the model where it acts.
 const preamble = "You act through tools in a sandbox of your own on a computer of the people you work for. Your working directory is /workspace; skills, if you have any, are in /workspace/skills. Files that you leave in /mnt/session/outputs are handed to them when you finish."
 
-func systemPrompt(s api.Session) (string, error) {
+func (l *Loop) systemPrompt(ctx context.Context, s api.Session) (string, error) {
 	text := preamble
 	mounted, err := mountedList(s.Resources)
 	if err != nil {
@@ -101,10 +102,32 @@ func systemPrompt(s api.Session) (string, error) {
 	if mounted != "" {
 		text += " You have been given:" + mounted
 	}
+	skills, err := l.skillList(ctx, s.Agent.Skills)
+	if err != nil {
+		return "", err
+	}
+	text += skills
 	if own := s.Agent.System; own != nil && *own != "" {
 		text += "\n\n" + *own
 	}
 	return text, nil
+}
+
+// skillList tells of the session's skills, a line each.
+func (l *Loop) skillList(ctx context.Context, refs []api.Skill) (string, error) {
+	if l.Skills == nil || len(refs) == 0 {
+		return "", nil
+	}
+	skills, err := l.Skills(ctx, refs)
+	if err != nil || len(skills) == 0 {
+		return "", err
+	}
+	var list strings.Builder
+	list.WriteString("\n\nYou have skills, directories with instructions and files for some kinds of work. Before you do what one of them is for, read its SKILL.md:")
+	for _, s := range skills {
+		fmt.Fprintf(&list, "\n- /workspace/skills/%s/SKILL.md: %s", s.Name, strings.Join(strings.Fields(s.Description), " "))
+	}
+	return list.String(), nil
 }
 
 // mountedList names what is mounted for a session, a line each.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"gocloud.dev/blob"
 	"gocloud.dev/blob/memblob"
 	"gocloud.dev/secrets/localsecrets"
 
@@ -30,6 +31,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
@@ -43,6 +45,7 @@ type brain struct {
 	url, key string
 	http     *http.Client
 	sessions *session.Store
+	blobs    *blob.Bucket
 	log      *safeBuffer
 	stop     func() // begins a shutdown
 
@@ -85,20 +88,24 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
 	b.sessions = sessions
 	blobs := memblob.OpenBucket(nil)
+	b.blobs = blobs
 	t.Cleanup(func() { must(t, blobs.Close()) })
 	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
 	must(t, err)
+	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: blobs, Log: log})
+	must(t, err)
+	agents.UseSkills(skills)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Sealer: sealer,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)
 	go func() {
-		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
+		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
 	}()
 	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, openapitest.Transport(t, srv.Client().Transport)}}
@@ -275,10 +282,10 @@ func ok[T any](b *brain, credential, method, path string, body any) T {
 // object is a JSON object of a request.
 type object = map[string]any
 
-func (b *brain) agent() api.Agent {
+func (b *brain) agent(skills ...object) api.Agent {
 	b.t.Helper()
 	return ok[api.Agent](b, b.key, "POST", "/v1/agents", object{
-		"name": "tester", "model": "test-model", "tools": []object{
+		"name": "tester", "model": "test-model", "skills": skills, "tools": []object{
 			{"type": api.ToolTypeAgentToolset},
 			{"type": api.ToolTypeCustom, "name": "ask", "description": "asks", "input_schema": object{"type": "object"}},
 		},

@@ -27,7 +27,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, skillVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -125,6 +125,7 @@ func (b *brain) site() *site {
 	b.t.Helper()
 	s := &site{brain: b, agent: b.agent(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
+	skillIDs := s.addSkill()
 	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
 		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("$ true")},
 		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
@@ -136,6 +137,7 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
 	s.addFiles()
+	maps.Copy(s.ids, skillIDs)
 	return s
 }
 
@@ -152,7 +154,11 @@ func (s *site) ask(credential string, rt route) answer {
 	v := verdicts[rt.method+" "+rt.path]
 	switch {
 	case v.files != nil:
-		return s.upload(credential, s.fill(rt.path), v.files)
+		files := map[string]string{}
+		for name, content := range v.files {
+			files[s.fill(name)] = s.fill(content)
+		}
+		return s.upload(credential, s.fill(rt.path), files)
 	case v.body != "":
 		return s.do(credential, rt.method, s.fill(rt.path), s.fill(v.body))
 	}
@@ -167,6 +173,7 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/skills", "/v1/skills/{skill_id}/versions",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
