@@ -21,6 +21,7 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
@@ -77,6 +78,7 @@ type brain struct {
 	sealer   *seal.Sealer
 	blobs    *blob.Bucket
 	loop     *loop.Loop
+	gateway  *gateway.Gateway // nil without a provider that speaks the Messages API
 	// modelName says what thinks.
 	modelName string
 }
@@ -207,6 +209,10 @@ func (b *brain) adapter() (model.Adapter, error) {
 	case key == "":
 		return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
 	}
+	var err error
+	if b.gateway, err = gateway.New(gateway.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}); err != nil {
+		return nil, usageError("--model-base-url: %w", err)
+	}
 	return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
 }
 
@@ -232,7 +238,7 @@ func (b brainConfig) thinksWith() string {
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Sealer: b.sealer,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Sealer: b.sealer, Gateway: b.gateway,
 		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })

@@ -26,6 +26,7 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/queue"
@@ -35,6 +36,7 @@ import (
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
+	"hearth/test/fakemodel"
 )
 
 // brain is a whole brain behind a real listener. Every answer it gives is held
@@ -46,6 +48,8 @@ type brain struct {
 	http     *http.Client
 	sessions *session.Store
 	blobs    *blob.Bucket
+	model    *fakemodel.Server // behind the gateway; sessions rehearse
+	config   Config
 	log      *safeBuffer
 	stop     func() // begins a shutdown
 
@@ -99,10 +103,17 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
-	srv := httptest.NewServer(New(Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Sealer: sealer,
+	b.model = fakemodel.New()
+	t.Cleanup(b.model.Close)
+	b.model.Respond(func(*fakemodel.Request) fakemodel.Turn { return fakemodel.Say("hello") })
+	b.keepSecret(fakemodel.Key)
+	passing, err := gateway.New(gateway.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key})
+	must(t, err)
+	b.config = Config{
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Sealer: sealer, Gateway: passing,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
-	}))
+	}
+	srv := httptest.NewServer(New(b.config))
 	thinking := make(chan error, 1)
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
@@ -234,6 +245,9 @@ func (b *brain) request(ctx context.Context, credential, method, path string, bo
 	}
 	r, err := http.NewRequestWithContext(ctx, method, b.url+path, reader)
 	must(b.t, err)
+	if strings.HasPrefix(path, "/v1/messages") { // whose provider wants to be told
+		r.Header.Set("Content-Type", "application/json")
+	}
 	switch {
 	case credential == b.key:
 		r.Header.Set("x-api-key", credential)

@@ -21,6 +21,7 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
@@ -38,8 +39,10 @@ type Config struct {
 	Files        *file.Store
 	Skills       *skill.Store
 	Sealer       *seal.Sealer
-	Queue        *queue.Queue
-	Log          *slog.Logger // default slog.Default()
+	// Gateway passes messages to the models' provider; nil if there is none.
+	Gateway *gateway.Gateway
+	Queue   *queue.Queue
+	Log     *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
 	PingInterval time.Duration
 	// Stopping ends event streams and long polls, for a shutdown. Default never.
@@ -126,6 +129,7 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		w.Header().Set("request-id", r.id)
 		w.Header().Set(api.HeaderServer, "1")
 		hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
+		defer func() { s.log(r, pattern, time.Since(began)) }() // of one that breaks off, too
 		out, err := protect(handle, r)
 		switch {
 		case err != nil:
@@ -133,13 +137,19 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		case out != written:
 			writeJSON(recorder, http.StatusOK, out)
 		}
-		level := slog.LevelDebug
-		if recorder.status >= 400 {
-			level = slog.LevelInfo
-		}
-		s.Log.Log(hr.Context(), level, "request", "method", hr.Method, "route", pattern, "status", recorder.status,
-			"took", time.Since(began).Round(time.Microsecond), "principal", string(r.principal.Kind), "key", r.principal.ID, "request_id", r.id)
 	})
+}
+
+func (s *server) log(r *request, pattern string, took time.Duration) {
+	level := slog.LevelDebug
+	if r.w.status >= 400 {
+		level = slog.LevelInfo
+	}
+	args := []any{
+		"method", r.Method, "route", pattern, "status", r.w.status,
+		"took", took.Round(time.Microsecond), "principal", string(r.principal.Kind), "key", r.principal.ID, "request_id", r.id,
+	}
+	s.Log.Log(r.Context(), level, "request", append(args, r.noted...)...)
 }
 
 // protect turns a panic into an error with its stack.
@@ -196,7 +206,9 @@ type statusRecorder struct {
 }
 
 func (w *statusRecorder) WriteHeader(status int) {
-	w.status = status
+	if status >= 200 { // others announce one that is to come
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
+	"hearth/test/fakemodel"
 )
 
 // verdict is how a route answers each kind of credential that is valid. All
@@ -27,7 +28,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, skillVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, skillVerdicts, modelVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -138,6 +139,7 @@ func (b *brain) site() *site {
 	}
 	s.addFiles()
 	maps.Copy(s.ids, skillIDs)
+	s.ids["model_id"] = fakemodel.Models[0]
 	return s
 }
 
