@@ -125,7 +125,10 @@ func Serve(t testing.TB, args ...string) *Brain { return ServeBehind(t, nil, arg
 func ServeBehind(t testing.TB, front func(http.Handler) http.Handler, args ...string) *Brain {
 	t.Helper()
 	data := t.TempDir()
-	isVariable := func(arg string) bool { return !strings.HasPrefix(arg, "-") && strings.Contains(arg, "=") }
+	isVariable := func(arg string) bool {
+		name, _, ok := strings.Cut(arg, "=")
+		return ok && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
+	}
 	flags := slices.DeleteFunc(slices.Clone(args), isVariable)
 	cmd := Hearth(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, flags...)...)
 	for _, arg := range args {
