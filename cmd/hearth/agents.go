@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +38,7 @@ func newAgentCreate() *cobra.Command {
 		to                  endpoint
 		out                 output
 		model, system, file string
+		skills              []string
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -70,6 +73,9 @@ overrides the name in it.`,
 			if system != "" {
 				body["system"] = system
 			}
+			if len(skills) > 0 {
+				body["skills"] = skillRefs(skills)
+			}
 			var agent api.Agent
 			if err := c.Do(cmd.Context(), http.MethodPost, "v1/agents", body, &agent); err != nil {
 				return err
@@ -82,7 +88,18 @@ overrides the name in it.`,
 	cmd.Flags().StringVar(&model, "model", "rehearsal", "the model to think with")
 	cmd.Flags().StringVar(&system, "system", "", "the system prompt")
 	cmd.Flags().StringVar(&file, "file", "", "file with the request body as JSON")
+	cmd.Flags().StringArrayVar(&skills, "skill", nil, "a skill the agent has, as ID or ID@VERSION; may be repeated")
 	return cmd
+}
+
+// skillRefs reads skills given as ID or ID@VERSION.
+func skillRefs(texts []string) []api.Skill {
+	refs := make([]api.Skill, len(texts))
+	for i, text := range texts {
+		id, version, _ := strings.Cut(text, "@")
+		refs[i] = api.Skill{Type: api.SkillSourceCustom, SkillID: id, Version: cmp.Or(version, api.LatestVersion)}
+	}
+	return refs
 }
 
 // newList makes the list command of a resource.
