@@ -32,17 +32,23 @@ type contestant struct {
 	close func()
 }
 
-// engines are ours, each by its maker.
-var engines = []struct {
+// engine makes one of ours.
+type engine struct {
 	name string
 	make func(stateDir string) sandbox.Engine
-}{
-	{"namespace", func(dir string) sandbox.Engine {
-		return namespace.New(namespace.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
-	}},
-	{"gvisor", func(dir string) sandbox.Engine {
-		return gvisor.New(gvisor.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
-	}},
+}
+
+// engines are ours.
+func engines(cfg Config) []engine {
+	log := slog.New(slog.DiscardHandler)
+	return []engine{
+		{"namespace", func(dir string) sandbox.Engine {
+			return namespace.New(namespace.Config{StateDir: dir, Groups: groups(), Hand: cfg.Hand, Log: log})
+		}},
+		{"gvisor", func(dir string) sandbox.Engine {
+			return gvisor.New(gvisor.Config{StateDir: dir, Groups: groups(), Hand: cfg.Hand, Log: log})
+		}},
+	}
 }
 
 // groups is where control groups are made, as for a worker.
@@ -88,7 +94,7 @@ func sandboxes(ctx context.Context, cfg Config) (Table, error) {
 // enter brings the contestants that can run here.
 func enter(ctx context.Context, cfg Config) ([]contestant, error) {
 	var all []contestant
-	for _, e := range engines {
+	for _, e := range engines(cfg) {
 		if err := e.make("").Check(ctx); err != nil {
 			cfg.say("  without %s: %v", e.name, err)
 			continue
