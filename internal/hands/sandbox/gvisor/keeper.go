@@ -34,9 +34,12 @@ func init() {
 }
 
 // settle gives back what starting took, once that should be over: many sandboxes
-// idle for long.
+// idle for long. Until then nothing is collected, for what starts soon needs most
+// of what it makes.
 func settle() {
+	percent := debug.SetGCPercent(-1)
 	time.Sleep(time.Second)
+	debug.SetGCPercent(percent)
 	debug.FreeOSMemory()
 }
 
