@@ -59,8 +59,8 @@ func (l *limiter) take(client string, now time.Time) (taken bool, left int, next
 	return taken, int(tokens), wait(1 - tokens), wait(float64(l.perMinute) - tokens)
 }
 
-// makeRoom forgets who has not asked for a minute and whose bucket is full, and if
-// that is nobody, anybody.
+// makeRoom forgets those whose buckets are full, which is as if they had never
+// asked; and if those are few, half of all, so that it need not be done soon again.
 func (l *limiter) makeRoom(now time.Time) {
 	if len(l.buckets) < maxBuckets {
 		return
@@ -71,7 +71,7 @@ func (l *limiter) makeRoom(now time.Time) {
 		}
 	}
 	for client := range l.buckets {
-		if len(l.buckets) < maxBuckets {
+		if len(l.buckets) <= maxBuckets/2 {
 			return
 		}
 		delete(l.buckets, client)
