@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,18 +32,19 @@ type Issuer struct {
 	key     *ecdsa.PrivateKey // in use; guarded by mu
 	silent  bool              // guarded by mu
 	fetches int               // how often its keys were asked for; guarded by mu
+	asked   map[string]int    // how often each device code's token was asked for; guarded by mu
 }
 
 // New starts an issuer.
 func New(t testing.TB) *Issuer {
 	t.Helper()
-	i := &Issuer{t: t}
+	i := &Issuer{t: t, asked: map[string]int{}}
 	i.Rotate()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		i.answer(w, map[string]any{
 			"issuer": i.URL, "jwks_uri": i.URL + "/keys", "authorization_endpoint": i.URL + "/authorize", "token_endpoint": i.URL + "/token",
-			"id_token_signing_alg_values_supported": []string{"ES256", "HS256", "none"},
+			"device_authorization_endpoint": i.URL + "/device", "id_token_signing_alg_values_supported": []string{"ES256", "HS256", "none"},
 		})
 	})
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
@@ -52,10 +54,34 @@ func New(t testing.TB) *Issuer {
 		i.mu.Unlock()
 		i.answer(w, map[string]any{"keys": []any{key}})
 	})
+	mux.HandleFunc("POST /device", func(w http.ResponseWriter, r *http.Request) {
+		// The device code is what the token is to hold.
+		code := r.PostFormValue("scope") + "/" + rand.Text()
+		i.answer(w, map[string]any{"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": i.URL + "/enter", "expires_in": 60, "interval": 1})
+	})
+	mux.HandleFunc("POST /token", i.deviceToken)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	i.URL = server.URL
 	return i
+}
+
+// deviceToken gives a token when asked for the second time, for the person has to
+// enter the code first. Their groups are the scopes they asked for.
+func (i *Issuer) deviceToken(w http.ResponseWriter, r *http.Request) {
+	code := r.PostFormValue("device_code")
+	i.mu.Lock()
+	i.asked[code]++
+	times := i.asked[code]
+	i.mu.Unlock()
+	if times < 2 {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"error":"authorization_pending"}`)) // the client may be gone
+		return
+	}
+	scope, _, _ := strings.Cut(code, "/")
+	i.answer(w, map[string]any{"access_token": "opaque", "token_type": "Bearer", "expires_in": 3600, "id_token": i.Token(map[string]any{"groups": strings.Fields(scope)})})
 }
 
 func (i *Issuer) answer(w http.ResponseWriter, v any) {
