@@ -302,6 +302,7 @@ func isJWT(credential string) bool {
 
 // person finds who has signed on, and the workspace they are in: the one the
 // request names, the only one they have a role in, or else the default one.
+// Operators go wherever they like.
 func (k *Keys) person(ctx context.Context, token, wanted string) (Principal, error) {
 	who, err := k.signOn.verify(ctx, token)
 	if err != nil {
@@ -312,22 +313,23 @@ func (k *Keys) person(ctx context.Context, token, wanted string) (Principal, err
 	if len(held) == 0 {
 		return p, api.Forbidden("none of the groups in the claim %s has a role on this server", k.signOn.GroupsClaim)
 	}
-	at := DefaultWorkspace
-	if held[wanted] != "" {
+	p.Operator = held[DefaultWorkspace] == RoleAdmin
+	at := DefaultWorkspace // where operators come from, whatever else they are
+	switch {
+	case p.Operator:
+	case held[wanted] != "":
 		at = wanted
-	} else if held[at] == "" {
-		if wanted != "" {
-			return p, api.NotFound("workspace", wanted)
-		}
-		if len(held) > 1 {
-			return p, api.BadRequest("%s: is required, since your groups have roles in several workspaces", HeaderWorkspace)
-		}
+	case held[at] != "":
+	case wanted != "":
+		return p, api.NotFound("workspace", wanted)
+	case len(held) > 1:
+		return p, api.BadRequest("%s: is required, since your groups have roles in several workspaces", HeaderWorkspace)
+	default:
 		for only := range held {
 			at = only
 		}
 	}
 	p.WorkspaceID, p.Role = at, held[at]
-	p.Operator = held[DefaultWorkspace] == RoleAdmin
 	if err := k.checkOpen(ctx, at); err != nil {
 		return p, err
 	}

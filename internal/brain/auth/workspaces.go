@@ -41,7 +41,7 @@ func stamp(micros sql.NullInt64) *time.Time {
 
 func (k *Keys) ensureDefault(ctx context.Context) error {
 	err := k.db.Write(ctx, func(tx db.Tx) error {
-		_, err := tx.Exec(ctx, "INSERT INTO workspaces (id, name, created_at) VALUES (?, 'default', ?) ON CONFLICT (id) DO NOTHING", DefaultWorkspace, k.now().UnixMicro())
+		_, err := tx.Exec(ctx, "INSERT INTO workspaces (id, name, created_at) VALUES (?, 'default', ?) ON CONFLICT DO NOTHING", DefaultWorkspace, k.now().UnixMicro())
 		return err
 	})
 	if err != nil {

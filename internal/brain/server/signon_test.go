@@ -133,6 +133,11 @@ func TestAPersonsWorkspace(t *testing.T) {
 				t.Errorf("a developer of red, in %s: %d %s, want %d", id, a.status, a.body, want)
 			}
 		}
+		// An operator is one everywhere, whatever their other groups may do.
+		operator := b.issuer.Token(object{"groups": []string{"ops", in(redID, "viewer")}})
+		if a := b.in(redID, operator, "POST", "/v1/agents", object{"name": "n", "model": "m"}); a.status != 200 {
+			t.Errorf("an operator who is a viewer of red, in red: %d %s", a.status, a.body)
+		}
 		made := ok[api.APIKey](b, b.issuer.Token(object{"groups": "ops", "sub": "olga"}), "POST", "/v1/api_keys", object{"name": "n", "role": "viewer"})
 		b.keepSecret(made.Key)
 		if made.CreatedBy == nil || *made.CreatedBy != (api.Actor{Type: "person", ID: "olga"}) {
