@@ -30,6 +30,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
@@ -90,10 +91,12 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
+	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Vaults: vaults, Sealer: sealer,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)

@@ -161,7 +161,7 @@ func TestBadPathsAndParameters(t *testing.T) {
 			if rt.access&developer == 0 && rt.access&viewer == 0 {
 				credential = s.key.Key
 			}
-			for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id"} {
+			for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id", "vault_id", "credential_id"} {
 				if !strings.Contains(rt.path, "{"+name+"}") {
 					continue
 				}
