@@ -50,7 +50,7 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
-		newServe(), newWorker(), newShell(), newDoctor(),
+		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
 		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(), newImages(), newVaults(),
 		newVersion(),
 	)

@@ -381,3 +381,50 @@ func TestNormalize(t *testing.T) {
 		}
 	}
 }
+
+// TestReseal seals everything anew while a server goes on, one refresh of which is
+// in progress.
+func TestReseal(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := open(t, d)
+		server := fakeoauth.New(t, "access-zero", "refresh-zero")
+		server.Secret, server.Lifetime = "client-secret", 1
+		v := s.vault(t)
+		c := s.oauth(t, v, server, "access-zero", "refresh-zero", soon())
+		s.static(t, v, "https://mcp.example.com", "static")
+		archived := s.static(t, v, "https://gone.example.com", "static")
+		_, err := s.ArchiveCredential(t.Context(), workspace, v, archived.ID)
+		must(t, err)
+		rotating := open(t, d)
+		must(t, rotating.Sealer.Rotate(t.Context()))
+
+		resealed := make(chan error, 1)
+		server.Before = func(url.Values) {
+			server.Before = nil
+			go func() {
+				n, err := rotating.Reseal(context.WithoutCancel(t.Context()))
+				if err == nil && n != 2 {
+					err = fmt.Errorf("%d sealed anew, want 2", n)
+				}
+				resealed <- err
+			}()
+		}
+		b, err := s.Renew(t.Context(), workspace, Bearer{Token: "access-zero", VaultID: v, CredentialID: c.ID})
+		if err != nil || b.Token != "access-token-number-1" {
+			t.Fatalf("%+v %v", b, err)
+		}
+		must(t, <-resealed)
+		if n, err := rotating.Reseal(t.Context()); err != nil || n != 0 {
+			t.Errorf("once more: %d, %v", n, err)
+		}
+		// Both go on with what there is now.
+		for n, s := range []*Store{s, rotating} {
+			if b, _, err := s.Bearer(t.Context(), workspace, []string{v}, server.MCP); err != nil || b.Token != fmt.Sprintf("access-token-number-%d", n+2) {
+				t.Errorf("%+v %v", b, err)
+			}
+			if b, _, err := s.Bearer(t.Context(), workspace, []string{v}, "https://mcp.example.com"); err != nil || b.Token != "static" {
+				t.Errorf("%+v %v", b, err)
+			}
+		}
+	})
+}
