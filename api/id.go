@@ -12,6 +12,7 @@ import (
 const (
 	PrefixAgent       = "agent"
 	PrefixAPIKey      = "apikey"
+	PrefixCredential  = "vcrd"
 	PrefixDataKey     = "dkey"
 	PrefixEnvironment = "env"
 	PrefixEnvKey      = "envkey"
@@ -21,6 +22,7 @@ const (
 	PrefixResource    = "sesrsc"
 	PrefixSession     = "sesn"
 	PrefixThread      = "sthr"
+	PrefixVault       = "vlt"
 	PrefixWork        = "work"
 	PrefixWorkspace   = "wrkspc"
 )

@@ -25,10 +25,12 @@ import (
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/outbound"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -40,6 +42,7 @@ type brainConfig struct {
 	databaseURL  string
 	blobs        string
 	secretsKey   string
+	outbound     []string // beside public addresses
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -55,7 +58,8 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
 	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
-	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
+	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file or env:NAME with 32 bytes in base64, or a key manager's awskms://…, gcpkms://…, azurekeyvault://… or hashivault://… (default: secrets-key in --data, made at the first start)")
+	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "addresses that are not public and may be called all the same, for MCP servers, token endpoints and webhooks: a host, an address or a range such as 10.1.0.0/16")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -78,6 +82,7 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	vaults   *vault.Store
 	sealer   *seal.Sealer
 	blobs    *blob.Bucket
 	loop     *loop.Loop
@@ -174,7 +179,14 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.sealer, err = seal.New(ctx, b.db, master)
+	if b.sealer, err = seal.New(ctx, b.db, master); err != nil {
+		return err
+	}
+	allowed, err := outbound.ParseAllowed(b.cfg.outbound)
+	if err != nil {
+		return usageError("--allow-private-outbound: %w", err)
+	}
+	b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log})
 	return err
 }
 
@@ -235,7 +247,7 @@ func (b brainConfig) thinksWith() string {
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Vaults: b.vaults, Sealer: b.sealer,
 		Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	if b.signOn != nil {

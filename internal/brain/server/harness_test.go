@@ -31,6 +31,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
@@ -109,10 +110,12 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, err)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
+	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	config := Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Vaults: vaults, Sealer: sealer,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
 	for _, change := range adapt {

@@ -50,6 +50,7 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.vaultRoutes(),
 	)
 }
 

@@ -24,6 +24,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 )
 
@@ -35,6 +36,7 @@ type Config struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Files        *file.Store
+	Vaults       *vault.Store
 	Sealer       *seal.Sealer
 	Queue        *queue.Queue
 	// Limits are those of each client. Default none.

@@ -31,7 +31,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, workspaceVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, workspaceVerdicts, vaultVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -141,6 +141,7 @@ func (b *brain) site() *site {
 	}
 	s.addFiles()
 	s.addWorkspaces()
+	s.addVault()
 	return s
 }
 
@@ -178,6 +179,7 @@ func (s *site) state() string {
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
 		"/v1/workspaces", "/v1/api_keys",
+		"/v1/vaults", "/v1/vaults/{vault_id}/credentials",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
