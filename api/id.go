@@ -12,6 +12,7 @@ import (
 const (
 	PrefixAgent        = "agent"
 	PrefixAPIKey       = "apikey"
+	PrefixCredential   = "vcrd"
 	PrefixDataKey      = "dkey"
 	PrefixEnvironment  = "env"
 	PrefixEnvKey       = "envkey"
@@ -23,6 +24,7 @@ const (
 	PrefixSkill        = "skill"
 	PrefixSkillVersion = "skillver"
 	PrefixThread       = "sthr"
+	PrefixVault        = "vlt"
 	PrefixWork         = "work"
 	PrefixWorkspace    = "wrkspc"
 )

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -217,10 +216,6 @@ func TestModels(t *testing.T) {
 // TestWithoutAProvider there is one model, which is none, and no messages.
 func TestWithoutAProvider(t *testing.T) {
 	each(t, func(t *testing.T, b *brain) {
-		b.config.Gateway = nil
-		plain := httptest.NewServer(New(b.config))
-		defer plain.Close()
-		b.url = plain.URL
 		page := ok[api.ModelPage](b, b.key, "GET", "/v1/models", nil)
 		if len(page.Data) != 1 || page.Data[0].ID != "rehearsal" || page.HasMore || *page.FirstID != "rehearsal" {
 			t.Errorf("listed %+v", page)
@@ -242,5 +237,5 @@ func TestWithoutAProvider(t *testing.T) {
 				t.Errorf("%s: %d %s", path, a.status, a.body)
 			}
 		}
-	})
+	}, func(cfg *Config) { cfg.Gateway = nil })
 }

@@ -26,6 +26,7 @@ import (
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/brain/skill"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 )
 
@@ -38,11 +39,14 @@ type Config struct {
 	Sessions     *session.Store
 	Files        *file.Store
 	Skills       *skill.Store
+	Vaults       *vault.Store
 	Sealer       *seal.Sealer
 	// Gateway passes messages to the models' provider; nil if there is none.
 	Gateway *gateway.Gateway
 	Queue   *queue.Queue
-	Log     *slog.Logger // default slog.Default()
+	// Limits are those of each client. Default none.
+	Limits Limits
+	Log    *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
 	PingInterval time.Duration
 	// Stopping ends event streams and long polls, for a shutdown. Default never.
@@ -54,6 +58,7 @@ const MaxBody = 32 << 20
 
 type server struct {
 	Config
+	creates, reads *limiter
 }
 
 // handler answers a request with an object to encode as JSON, or an error. A
@@ -74,7 +79,7 @@ func New(cfg Config) http.Handler {
 	if cfg.Stopping == nil {
 		cfg.Stopping = context.Background()
 	}
-	s := &server{cfg}
+	s := &server{Config: cfg, creates: newLimiter(cfg.Limits.Create), reads: newLimiter(cfg.Limits.Read)}
 	mux := http.NewServeMux()
 	byPath := map[string]map[string]route{}
 	for _, rt := range s.routes() {
@@ -129,8 +134,10 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		w.Header().Set("request-id", r.id)
 		w.Header().Set(api.HeaderServer, "1")
 		hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
-		defer func() { s.log(r, pattern, time.Since(began)) }() // of one that breaks off, too
-		out, err := protect(handle, r)
+		var out any
+		var err error
+		defer func() { s.log(r, pattern, time.Since(began), err) }() // of one that breaks off, too
+		out, err = protect(handle, r)
 		switch {
 		case err != nil:
 			s.fail(r, err)
@@ -140,16 +147,26 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 	})
 }
 
-func (s *server) log(r *request, pattern string, took time.Duration) {
+func (s *server) log(r *request, pattern string, took time.Duration, err error) {
 	level := slog.LevelDebug
 	if r.w.status >= 400 {
 		level = slog.LevelInfo
 	}
-	args := []any{
-		"method", r.Method, "route", pattern, "status", r.w.status,
-		"took", took.Round(time.Microsecond), "principal", string(r.principal.Kind), "key", r.principal.ID, "request_id", r.id,
+	line := []any{"method", r.Method, "route", pattern, "status", r.w.status, "took", took.Round(time.Microsecond),
+		"principal", string(r.principal.Kind), "key", r.principal.ID, "workspace", r.principal.WorkspaceID, "request_id", r.id}
+	if why := refusal(err); why != "" {
+		line = append(line, "refused", why)
 	}
-	s.Log.Log(r.Context(), level, "request", append(args, r.noted...)...)
+	s.Log.Log(r.Context(), level, "request", append(line, r.noted...)...)
+}
+
+// refusal is why somebody may not do something; "" for every other error.
+func refusal(err error) string {
+	var wire *api.Error
+	if errors.As(err, &wire) && slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, wire.Status) {
+		return wire.Message
+	}
+	return ""
 }
 
 // protect turns a panic into an error with its stack.
