@@ -55,9 +55,9 @@ func (s *story) steps(t *rapid.T) {
 	snap, err := s.run.Snapshot(s.ctx)
 	if err == nil {
 		switch {
-		case snap.Interrupted() && !ended:
+		case snap.Halted && !ended:
 			err = s.run.ApplyInterrupt(s.ctx, nil, api.ModelUsage{})
-		case snap.Session.Status == api.SessionTerminated, len(snap.Open) > 0, snap.Session.Status == api.SessionIdle && len(snap.Inbox) == 0:
+		case snap.Thread.Status == api.SessionTerminated, len(snap.Open) > 0, snap.Thread.Status == api.SessionIdle && len(snap.Inbox) == 0:
 			err = s.run.Release(s.ctx, time.Time{})
 		default:
 			_, _, err = s.run.BeginRequest(s.ctx)

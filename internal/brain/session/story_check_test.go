@@ -81,8 +81,8 @@ func (s *story) checkSequence(t *rapid.T) {
 			moved++
 		}
 	}
-	if last > r.seq || int64(len(s.log))+moved != r.seq {
-		t.Fatalf("%d numbers were given out, to %d events of which %d were queued first; the last is %d", r.seq, len(s.log), moved, last)
+	if last > r.primary.seq || int64(len(s.log))+moved != r.primary.seq {
+		t.Fatalf("%d numbers were given out, to %d events of which %d were queued first; the last is %d", r.primary.seq, len(s.log), moved, last)
 	}
 }
 
@@ -122,9 +122,10 @@ func (s *story) checkSnapshot(t *rapid.T) {
 	}
 	var log, inbox []StoredEvent
 	for _, e := range s.log {
-		if !waits(e) {
+		switch {
+		case !waits(e):
 			log = append(log, e)
-		} else {
+		case e.Type != api.EventUserInterrupt:
 			inbox = append(inbox, e)
 		}
 	}
@@ -162,7 +163,7 @@ func (s *story) checkPages(t *rapid.T) {
 	wantSameLog(t, s.log, backwards)
 	var stored []StoredEvent
 	err := s.db.Read(s.ctx, func(tx db.Tx) (err error) {
-		stored, err = storedEvents(s.ctx, tx, "session_id = ? ORDER BY seq", s.id)
+		stored, err = storedEvents(s.ctx, tx, "log_id = ? ORDER BY seq", s.id)
 		return err
 	})
 	if err != nil {

@@ -87,7 +87,7 @@ type answer struct{ content, id string }
 
 func newStory(t *rapid.T, b *bench) *story {
 	err := b.db.Write(b.ctx, func(tx db.Tx) error {
-		for _, table := range []string{"sessions", "events", "tool_calls", "work", "work_offers"} {
+		for _, table := range []string{"sessions", "events", "tool_calls", "threads", "deliveries", "work", "work_offers"} {
 			if _, err := tx.Exec(b.ctx, "DELETE FROM "+table); err != nil {
 				return err
 			}
