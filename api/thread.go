@@ -16,6 +16,12 @@ const (
 // AdvisorName is the name of the thread of an advisor.
 const AdvisorName = "anthropic.advisor"
 
+// The tools of a coordinator, which the brain answers.
+const (
+	ToolListAgents  = "list_agents"
+	ToolSendToAgent = "send_to_agent"
+)
+
 // Multiagent is the roster of an agent that coordinates others: a
 // RosterReference or an Advisor in each place.
 type Multiagent struct {

@@ -249,13 +249,17 @@ func (t *thread) thinker(s api.Session) (api.SessionAgent, error) {
 	if t.primary() {
 		return s.Agent, nil
 	}
-	var agent api.ThreadAgent
-	var advisor api.Advisor
-	err := json.Unmarshal([]byte(t.agent), &advisor)
-	if advisor.Type == api.RosterAdvisor {
-		return api.SessionAgent{Type: api.RosterAdvisor, Name: t.name, Model: api.ModelConfig{ID: advisor.Model}}, err
+	var head struct{ Type string }
+	if err := json.Unmarshal([]byte(t.agent), &head); err != nil {
+		return api.SessionAgent{}, err
 	}
-	err = json.Unmarshal([]byte(t.agent), &agent)
+	if head.Type == api.RosterAdvisor {
+		var advisor api.Advisor
+		err := json.Unmarshal([]byte(t.agent), &advisor)
+		return api.SessionAgent{Type: head.Type, Name: t.name, Model: api.ModelConfig{ID: advisor.Model}}, err
+	}
+	var agent api.ThreadAgent
+	err := json.Unmarshal([]byte(t.agent), &agent)
 	return agent.Session(), err
 }
 

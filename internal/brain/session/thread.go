@@ -243,7 +243,13 @@ const MaxThreads = 25
 type Cast struct{ m *mutation }
 
 // Members are the agents a thread can be made of, as the session holds them.
-func (c Cast) Members() ([]Member, error) { return members(c.m.row.agent) }
+func (c Cast) Members() ([]Member, error) {
+	var agent api.SessionAgent
+	if err := json.Unmarshal([]byte(c.m.agent), &agent); err != nil {
+		return nil, fmt.Errorf("decode session %s: %w", c.m.id, err)
+	}
+	return Roster(agent)
+}
 
 // Member is an agent of a session's roster.
 type Member struct {
@@ -253,18 +259,21 @@ type Member struct {
 	raw         json.RawMessage
 }
 
-// members reads the roster of a session's agent.
-func members(agent string) ([]Member, error) {
-	var held struct{ Multiagent *api.Multiagent }
-	if err := json.Unmarshal([]byte(agent), &held); err != nil {
-		return nil, fmt.Errorf("decode a roster: %w", err)
-	}
-	if held.Multiagent == nil {
+// Roster is whom an agent of a session may call on; nobody, unless it coordinates.
+func Roster(a api.SessionAgent) ([]Member, error) {
+	var held *api.Multiagent
+	if len(a.Multiagent) == 0 {
 		return nil, nil
 	}
+	if err := json.Unmarshal(a.Multiagent, &held); err != nil || held == nil {
+		return nil, err
+	}
 	var out []Member
-	for _, raw := range held.Multiagent.Agents {
-		var one api.ThreadAgent
+	for _, raw := range held.Agents {
+		var one struct {
+			Type, ID, Name string
+			Description    *string
+		}
 		if err := json.Unmarshal(raw, &one); err != nil {
 			return nil, fmt.Errorf("decode a roster: %w", err)
 		}
