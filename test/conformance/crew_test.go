@@ -47,12 +47,13 @@ func (s *site) crew(t *testing.T, message string, roster ...anthropic.BetaManage
 }
 
 // twoAgents has two agents at work in one sandbox, which a worker that follows
-// only the session serves both. Official workers run one call at a time; with
-// ours the two wait for each other, which is well only when they run together.
+// only the session serves both. Official workers, which the script of --on-work
+// starts too, run one call at a time; with ours the two wait for each other,
+// which is well only when they run together.
 func twoAgents(t *testing.T, s *site) {
 	dir := "crew-" + strings.NewReplacer(" ", "-", "/", "-").Replace(t.Name())
 	left, right := "$ mkdir -p DIR && touch DIR/left", "$ mkdir -p DIR && touch DIR/right"
-	if strings.Contains(t.Name(), "hearth") {
+	if strings.Contains(t.Name(), "hearth") && !strings.Contains(t.Name(), "on-work") {
 		left += "; until [ -e DIR/right ]; do sleep 0.02; done"
 		right += "; until [ -e DIR/left ]; do sleep 0.02; done"
 	}
