@@ -13,6 +13,7 @@ const (
 	PrefixAgent       = "agent"
 	PrefixAPIKey      = "apikey"
 	PrefixDataKey     = "dkey"
+	PrefixDream       = "drm"
 	PrefixEnvironment = "env"
 	PrefixEnvKey      = "envkey"
 	PrefixEvent       = "sevt"
@@ -21,6 +22,10 @@ const (
 	PrefixResource    = "sesrsc"
 	PrefixSession     = "sesn"
 	PrefixThread      = "sthr"
+	PrefixTunnel      = "tnl"
+	PrefixTunnelCert  = "tcrt"
+	PrefixTunnelToken = "ttok"
+	PrefixUserProfile = "uprof"
 	PrefixWork        = "work"
 	PrefixWorkspace   = "wrkspc"
 )

@@ -19,16 +19,19 @@ import (
 	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -40,6 +43,7 @@ type brainConfig struct {
 	databaseURL  string
 	blobs        string
 	secretsKey   string
+	tunnelDomain string
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -54,6 +58,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
 	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
+	flags.StringVar(&b.tunnelDomain, "tunnel-domain", tunnel.DefaultDomain, "the domain that tunnels are named below")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -73,6 +78,9 @@ type brain struct {
 	sessions *session.Store
 	files    *file.Store
 	sealer   *seal.Sealer
+	tunnels  *tunnel.Store
+	profiles *profile.Store
+	dreams   *dream.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
 	// modelName says what thinks.
@@ -81,6 +89,9 @@ type brain struct {
 
 // openBrain opens the database and assembles the brain; close ends it.
 func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
+	if err := tunnel.CheckDomain(cmp.Or(cfg.tunnelDomain, tunnel.DefaultDomain)); err != nil {
+		return nil, usageError("--tunnel-domain: %w", err)
+	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -164,7 +175,16 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.sealer, err = seal.New(ctx, b.db, master)
+	if b.sealer, err = seal.New(ctx, b.db, master); err != nil {
+		return err
+	}
+	if b.tunnels, err = tunnel.New(ctx, tunnel.Config{DB: b.db, Sealer: b.sealer, Domain: b.cfg.tunnelDomain}); err != nil {
+		return err
+	}
+	if b.profiles, err = profile.New(ctx, b.db); err != nil {
+		return err
+	}
+	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Sessions: b.sessions})
 	return err
 }
 
@@ -226,6 +246,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
+		Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams,
 		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })

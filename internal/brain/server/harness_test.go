@@ -23,13 +23,16 @@ import (
 	"hearth/api/openapitest"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
@@ -90,10 +93,17 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
+	must(t, err)
+	profiles, err := profile.New(ctx, d)
+	must(t, err)
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: memories{}, Sessions: sessions})
+	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)

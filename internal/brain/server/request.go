@@ -188,6 +188,7 @@ type cursor struct {
 	List      string `json:"l"` // which list, and in which order, it belongs to
 	ID        string `json:"i,omitempty"`
 	Number    int64  `json:"n,omitempty"`
+	Name      []byte `json:"k,omitempty"` // in lists that are sorted by it
 	Backwards bool   `json:"b,omitempty"`
 }
 

@@ -46,6 +46,9 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 

@@ -19,11 +19,14 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/db"
 )
 
@@ -36,6 +39,9 @@ type Config struct {
 	Sessions     *session.Store
 	Files        *file.Store
 	Sealer       *seal.Sealer
+	Tunnels      *tunnel.Store
+	Profiles     *profile.Store
+	Dreams       *dream.Store
 	Queue        *queue.Queue
 	Log          *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.

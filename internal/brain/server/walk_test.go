@@ -27,7 +27,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, tunnelVerdicts, profileVerdicts, dreamVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -136,6 +136,9 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
 	s.addFiles()
+	s.addTunnel()
+	s.addProfile()
+	s.addDream()
 	return s
 }
 
@@ -167,6 +170,7 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/tunnels?include_archived=true", "/v1/tunnels/{tunnel_id}/certificates?include_archived=true", "/v1/user_profiles", "/v1/dreams?include_archived=true",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
