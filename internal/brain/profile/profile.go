@@ -95,6 +95,9 @@ func (p Params) apply(u *api.UserProfile, updating bool, now time.Time) error {
 		}
 		u.Name = p.Name.Pointer()
 	}
+	if p.AccessType.Null && !updating {
+		return api.Invalid("access_type", "must be %s or %s, or absent", api.AccessApplication, api.AccessPassthrough)
+	}
 	if p.AccessType.Given() {
 		if !slices.Contains([]string{api.AccessApplication, api.AccessPassthrough}, p.AccessType.Value) {
 			return api.Invalid("access_type", "must be %s or %s", api.AccessApplication, api.AccessPassthrough)

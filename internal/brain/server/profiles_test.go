@@ -27,7 +27,7 @@ var profileVerdicts = map[string]verdict{
 var profileForms = []form{
 	{"POST /v1/user_profiles", `{"name":"Ada","access_type":"passthrough","metadata":{"k":"v"},"external_user_details":{"account_status":"active","country":"DE",
 		"email_hash":"e","entity_type":"business","name_hash":"n","onboarded_at":"2026-01-02T15:04:05Z","reference_id":"r"}}`, map[string]string{
-		"name": "string null max 255", "access_type": "string null choice", "metadata": "object", "metadata.k": "string max 512", "external_user_details": "object",
+		"name": "string null max 255", "access_type": "string choice", "metadata": "object", "metadata.k": "string max 512", "external_user_details": "object",
 		"external_user_details.account_status": "string null choice", "external_user_details.country": "string null choice", "external_user_details.email_hash": "string null max 255",
 		"external_user_details.entity_type": "string null choice", "external_user_details.name_hash": "string null max 255",
 		"external_user_details.onboarded_at": "string choice", "external_user_details.reference_id": "string null max 255"}},

@@ -87,7 +87,7 @@ func (p *params) number(name string, low, high, fallback int64) int64 {
 		return fallback
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < low || n > high {
+	if err != nil || n < low || n > high || text[0] == '+' {
 		p.fail(name, "must be a whole number from %d to %d, not %.40q", low, high, text)
 		return fallback
 	}
