@@ -51,8 +51,8 @@ func registerDocker(flags *pflag.FlagSet, cfg *docker.Config) {
 }
 
 // newDocker makes the docker engine with those settings.
-func newDocker(cfg docker.Config, stateDir string, log *slog.Logger) sandbox.Engine {
-	cfg.StateDir, cfg.Log = stateDir, log
+func newDocker(cfg docker.Config, stateDir, hand string, log *slog.Logger) sandbox.Engine {
+	cfg.StateDir, cfg.Program, cfg.Log = stateDir, hand, log
 	cfg.Host = firstOf(cfg.Host, os.Getenv("DOCKER_HOST"))
 	return docker.New(cfg)
 }
@@ -104,8 +104,12 @@ func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger)
 // newEngine makes the engine asked for and makes sure it works here.
 func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	name, stateDir, log := h.engine, h.stateDir, h.log
+	hand, err := handFile(stateDir)
+	if err != nil {
+		return nil, err
+	}
 	if name == engineDocker {
-		engine := newDocker(h.docker, stateDir, log) // whose daemon makes the control groups
+		engine := newDocker(h.docker, stateDir, hand, log) // whose daemon makes the control groups
 		if err := engine.Check(ctx); err != nil {
 			return nil, usageError("the %s engine does not work on this host: %w", name, err)
 		}
@@ -113,7 +117,7 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	}
 	groups := findGroups(log)
 	if name == engineAuto {
-		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 		err := tryOut(ctx, engine, stateDir)
 		if err == nil {
 			return engine, nil
@@ -124,9 +128,9 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	var engine sandbox.Engine
 	switch name {
 	case engineGVisor:
-		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 	case engineNamespace:
-		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 	case engineProcess:
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
 		engine = process.New(stateDir, groups, log)
