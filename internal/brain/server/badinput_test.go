@@ -29,7 +29,7 @@ type generator struct {
 	base any // the good body
 	// forgivesNull is for routes to which null is the same as nothing there.
 	forgivesNull bool
-	all  []bad
+	all          []bad
 }
 
 // hole stands in a body for text that need not be JSON.

@@ -12,10 +12,10 @@ import (
 	"hearth/internal/brain/auth"
 )
 
-// memories stands for memory stores: there is one of each id that looks like it.
-type memories struct{}
+// anyMemory stands for memory stores: there is one of each id that looks like it.
+type anyMemory struct{}
 
-func (memories) Resource(_ context.Context, _, id string) (api.MemoryResource, error) {
+func (anyMemory) Resource(_ context.Context, _, id string) (api.MemoryResource, error) {
 	if !strings.HasPrefix(id, "memstore_") {
 		return api.MemoryResource{}, api.NotFound("memory store", id)
 	}

@@ -97,7 +97,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	profiles, err := profile.New(ctx, d)
 	must(t, err)
-	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: memories{}, Sessions: sessions})
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
 	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
