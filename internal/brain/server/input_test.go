@@ -161,7 +161,7 @@ func TestBadPathsAndParameters(t *testing.T) {
 			if rt.access&(viewer|developer|admin) == 0 {
 				credential = s.key.Key
 			}
-			for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id", "tunnel_id", "certificate_id", "user_profile_id", "dream_id"} {
+			for _, name := range []string{"agent_id", "environment_id", "key_id", "work_id", "session_id"} {
 				if !strings.Contains(rt.path, "{"+name+"}") {
 					continue
 				}
