@@ -51,6 +51,9 @@ func (s *server) routes() []route {
 		s.resourceRoutes(),
 		s.fileRoutes(),
 		s.vaultRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 

@@ -19,11 +19,14 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 )
@@ -38,6 +41,9 @@ type Config struct {
 	Files        *file.Store
 	Vaults       *vault.Store
 	Sealer       *seal.Sealer
+	Tunnels      *tunnel.Store
+	Profiles     *profile.Store
+	Dreams       *dream.Store
 	Queue        *queue.Queue
 	// Limits are those of each client. Default none.
 	Limits Limits

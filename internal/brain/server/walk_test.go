@@ -31,7 +31,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, dreamVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -143,6 +143,9 @@ func (b *brain) site() *site {
 	s.addThreads()
 	s.addWorkspaces()
 	s.addVault()
+	s.addTunnel()
+	s.addProfile()
+	s.addDream()
 	return s
 }
 
@@ -182,6 +185,7 @@ func (s *site) state() string {
 		"/v1/sessions/{session_id}/threads", "/v1/sessions/{session_id}/threads/{thread_id}/events",
 		"/v1/workspaces", "/v1/api_keys",
 		"/v1/vaults", "/v1/vaults/{vault_id}/credentials",
+		"/v1/tunnels?include_archived=true", "/v1/tunnels/{tunnel_id}/certificates?include_archived=true", "/v1/user_profiles", "/v1/dreams?include_archived=true",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
