@@ -14,6 +14,7 @@ const (
 	PrefixAPIKey       = "apikey"
 	PrefixCredential   = "vcrd"
 	PrefixDataKey      = "dkey"
+	PrefixDream        = "drm"
 	PrefixEnvironment  = "env"
 	PrefixEnvKey       = "envkey"
 	PrefixEvent        = "sevt"
@@ -25,6 +26,10 @@ const (
 	PrefixSkillVersion = "skillver"
 	PrefixThread       = "sthr"
 	PrefixVault        = "vlt"
+	PrefixTunnel       = "tnl"
+	PrefixTunnelCert   = "tcrt"
+	PrefixTunnelToken  = "ttok"
+	PrefixUserProfile  = "uprof"
 	PrefixWork         = "work"
 	PrefixWorkspace    = "wrkspc"
 )

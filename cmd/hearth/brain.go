@@ -19,6 +19,7 @@ import (
 	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
@@ -27,11 +28,13 @@ import (
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
 	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/secret"
@@ -45,6 +48,7 @@ type brainConfig struct {
 	blobs        string
 	secretsKey   string
 	outbound     []string // beside public addresses
+	tunnelDomain string
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -62,6 +66,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files and skills are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file or env:NAME with 32 bytes in base64, or a key manager's awskms://…, gcpkms://…, azurekeyvault://… or hashivault://… (default: secrets-key in --data, made at the first start)")
 	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "addresses that are not public and may be called all the same, for MCP servers, token endpoints and webhooks: a host, an address or a range such as 10.1.0.0/16")
+	flags.StringVar(&b.tunnelDomain, "tunnel-domain", tunnel.DefaultDomain, "the domain that tunnels are named below")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -87,6 +92,9 @@ type brain struct {
 	skills   *skill.Store
 	vaults   *vault.Store
 	sealer   *seal.Sealer
+	tunnels  *tunnel.Store
+	profiles *profile.Store
+	dreams   *dream.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
 	gateway  *gateway.Gateway // nil without a provider that speaks the Messages API
@@ -99,6 +107,9 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	signOn, err := cfg.signOn.open(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if err := tunnel.CheckDomain(cmp.Or(cfg.tunnelDomain, tunnel.DefaultDomain)); err != nil {
+		return nil, usageError("--tunnel-domain: %w", err)
 	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
@@ -195,7 +206,16 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return usageError("--allow-private-outbound: %w", err)
 	}
-	b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log})
+	if b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log}); err != nil {
+		return err
+	}
+	if b.tunnels, err = tunnel.New(ctx, tunnel.Config{DB: b.db, Sealer: b.sealer, Domain: b.cfg.tunnelDomain}); err != nil {
+		return err
+	}
+	if b.profiles, err = profile.New(ctx, b.db); err != nil {
+		return err
+	}
+	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Sessions: b.sessions})
 	return err
 }
 
@@ -261,7 +281,8 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
-		Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+		Limits: b.cfg.limits, Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams,
+		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	if b.signOn != nil {
 		go b.signOn.Greet() // which ends by itself

@@ -93,8 +93,8 @@ func (p Params) applyTools(a *api.Agent) error {
 }
 
 func (p Params) applyRest(a *api.Agent) error {
-	if p.Multiagent.Given() {
-		return api.Invalid("multiagent", "is not supported by this server yet")
+	if p.Multiagent.Set && p.Multiagent.Null {
+		a.Multiagent = json.RawMessage("null")
 	}
 	if p.ExecutionIdentity.Given() {
 		var identity struct{ Type string }
@@ -124,6 +124,9 @@ func ParseModel(raw json.RawMessage) (api.ModelConfig, error) {
 	}
 	if err := decode("model", raw, &m); err != nil {
 		return api.ModelConfig{}, err
+	}
+	if m.Speed.Given() && m.Speed.Value == "" {
+		return api.ModelConfig{}, api.Invalid("model.speed", "must be standard or fast")
 	}
 	model := api.ModelConfig{ID: m.ID, InferenceGeo: m.InferenceGeo.Value, Speed: m.Speed.Value}
 	if m.Effort.Given() {
@@ -220,6 +223,9 @@ func (p toolParams) toolset(field, defaultPolicy string) (api.Tool, error) {
 		if p.Type == api.ToolTypeAgentToolset && !slices.Contains(builtIn, c.Name) {
 			return tool, api.Invalid(at+".name", "%.80q is not one of %s", c.Name, strings.Join(builtIn, ", "))
 		}
+		if c.Type != "" && c.Type != c.Name {
+			return tool, api.Invalid(at+".type", "must be %q, as the name is, or absent", c.Name)
+		}
 		if slices.ContainsFunc(tool.Configs, func(o api.ToolConfig) bool { return o.Name == c.Name }) {
 			return tool, api.Invalid(at+".name", "%q is configured twice", c.Name)
 		}
@@ -291,9 +297,13 @@ func (p toolParams) custom(field string) (api.Tool, error) {
 	if p.Description == "" {
 		return api.Tool{}, api.Invalid(field+".description", "is required")
 	}
-	var schema struct{ Type string }
-	if json.Unmarshal(p.InputSchema, &schema) != nil || schema.Type != "object" {
-		return api.Tool{}, api.Invalid(field+".input_schema", `must be a JSON schema of type "object"`)
+	var schema struct {
+		Type       string                     `json:"type"`
+		Properties map[string]json.RawMessage `json:"properties"`
+		Required   []string                   `json:"required"`
+	}
+	if err := json.Unmarshal(p.InputSchema, &schema); err != nil || schema.Type != "object" {
+		return api.Tool{}, api.Invalid(field+".input_schema", `must be a JSON schema of type "object", with properties that are an object and required that is a list of names`)
 	}
 	return api.Tool{Type: api.ToolTypeCustom, Name: p.Name, Description: p.Description, InputSchema: p.InputSchema}, nil
 }

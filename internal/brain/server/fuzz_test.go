@@ -1,98 +1,90 @@
 package server
 
 import (
-	"archive/zip"
 	"bytes"
+	"encoding/json"
 	"errors"
-	"io"
 	"net/http/httptest"
-	"path/filepath"
+	"net/url"
 	"strings"
 	"testing"
-
-	"gocloud.dev/blob/memblob"
+	"unicode/utf8"
 
 	"hearth/api"
-	"hearth/internal/brain/skill"
-	"hearth/internal/db"
 )
 
-// FuzzMultipart: whatever a form holds, it is refused with a 400, or its end has
-// been seen and a skill is made of it that can be read again.
-func FuzzMultipart(f *testing.F) {
-	d, err := db.Open(f.Context(), db.Config{URL: "sqlite://" + filepath.Join(f.TempDir(), "fuzz.db")})
-	if err != nil {
-		f.Fatal(err)
+// FuzzBody: what checkBody lets through means one thing to every reader, and
+// what it refuses is refused with a reason.
+func FuzzBody(f *testing.F) {
+	for _, form := range forms {
+		f.Add([]byte(form.body))
 	}
-	f.Cleanup(func() { d.Close() })
-	blobs := memblob.OpenBucket(nil)
-	f.Cleanup(func() { blobs.Close() })
-	skills, err := skill.New(f.Context(), skill.Config{DB: d, Blobs: blobs})
-	if err != nil {
-		f.Fatal(err)
-	}
-	const file = "--b\r\nContent-Disposition: form-data; name=\"files[]\"; filename=\"%s\"\r\n\r\n%s\r\n"
-	manifest := "---\nname: n\ndescription: d\n---\n"
-	part := func(name, content string) string {
-		return strings.Replace(strings.Replace(file, "%s", name, 1), "%s", content, 1)
-	}
-	whole := part("n/SKILL.md", manifest) + part("n/a/b", "x") + "--b\r\nContent-Disposition: form-data; name=\"display_name\"\r\n\r\nN\r\n--b--\r\n"
-	for _, seed := range []string{
-		whole, whole[:len(whole)/2], part("n/SKILL.md", manifest) + part("../x", "y") + "--b--", part("", manifest) + "--b--\r\n", part(`n\"/SKILL.md`, manifest) + "--b--",
-		part("n/SKILL.md", manifest) + part("n/skill.md", "") + "--b--", part("x.zip", zipOf(f, "n/SKILL.md", manifest, "n/run!", "x")) + "--b--\r\nafter",
-		"--b\r\nContent-Disposition: form-data; name=\"files[]\"; filename*=UTF-8''n%2FSKILL.md\r\nContent-Transfer-Encoding: base64\r\n\r\nAA==\r\n--b--", "--b--",
+	for _, text := range []string{
+		`{"a":"\ud83d\ude00"}`, `{"a":"\ud83d"}`, `{"a":"\\ud83d"}`, `{"a":"\u0000"}`, `{"a":1,"a":2}`, `{"a":{"b":[{"c":1,"c":1}]}}`, "{\"a\":\"\xff\"}", `{"\udc00":1}`,
+		`{"a":"\\\ud800\ud800\udc00"}`, `{`, `{}{}`, `{"a":1e999}`, `{"type":"user.tool_result","content":[{"text":"\u0000\ud800"}]}`, strings.Repeat(`{"a":`, 300) + "1" + strings.Repeat("}", 300),
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(text))
 	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		hr := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/skills", bytes.NewReader(body))
-		hr.Header.Set("Content-Type", "multipart/form-data; boundary=b")
-		form, err := (&request{Request: hr}).form()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r := &request{Request: httptest.NewRequest("POST", "/", bytes.NewReader(raw))}
+		var body json.RawMessage
+		err := r.decode(&body)
 		if err != nil {
-			t.Fatal(err)
-		}
-		upload, label, err := skillForm(form, true)
-		if refusedWell(t, err) {
-			return
-		}
-		defer upload.Close()
-		if !bytes.Contains(body, []byte("--b--")) {
-			t.Errorf("a form without an end was read")
-		}
-		made, err := skills.Create(t.Context(), "w", label, upload)
-		if refusedWell(t, err) {
-			return
-		}
-		v, archive, err := skills.Open(t.Context(), "w", made.ID, made.LatestVersionID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer archive.Close()
-		raw, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		packed, err := zip.NewReader(bytes.NewReader(raw), int64(len(raw)))
-		if err != nil || len(packed.File) == 0 {
-			t.Fatalf("the archive cannot be read: %v", err)
-		}
-		for _, m := range packed.File {
-			if !strings.HasPrefix(m.Name, v.Name+"/") || !filepath.IsLocal(m.Name) {
-				t.Errorf("the archive has the member %q", m.Name)
+			var wire *api.Error
+			if !errors.As(err, &wire) || wire.Status != 400 || wire.Message == "" || !utf8.ValidString(wire.Message) {
+				t.Fatalf("%q: %v", raw, err)
 			}
+			return
 		}
-		if err := skills.Delete(t.Context(), "w", made.ID); err != nil {
+		if len(bytes.TrimSpace(raw)) == 0 {
+			return
+		}
+		var once map[string]any
+		if err := json.Unmarshal(raw, &once); err != nil {
+			t.Fatalf("%q was let through: %v", raw, err)
+		}
+		// What was read can be written and read again, and is the same: nothing of
+		// it was replaced on the way.
+		written, err := json.Marshal(once)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if err := checkBody(written); err != nil {
+			t.Fatalf("%q was let through, and then %q was not: %v", raw, written, err)
+		}
+		if _, found := findNUL("", once); found {
+			t.Fatalf("%q has a NUL character", raw)
+		}
+		if !strings.Contains(string(raw), "tool_result") && strings.Contains(string(written), "\ufffd") && !strings.Contains(string(raw), "\ufffd") && !strings.Contains(strings.ToLower(string(raw)), `\ufffd`) {
+			t.Fatalf("something in %q was no character", raw)
 		}
 	})
 }
 
-// refusedWell tells of an error that a client is told, and fails for any other.
-func refusedWell(t *testing.T, err error) bool {
-	t.Helper()
-	var wire *api.Error
-	if err != nil && (!errors.As(err, &wire) || wire.Status != 400) {
-		t.Fatalf("refused with %v", err)
+// FuzzCursor: a cursor that is let through belongs to the list that was asked
+// for, and can be looked for in a database.
+func FuzzCursor(f *testing.F) {
+	for _, c := range []cursor{{List: "agents", ID: "agent_1"}, {List: "sessions desc", ID: "x", Number: 1 << 60, Backwards: true}, {List: "user_profiles by name asc", ID: "x", Name: []byte("ada")}, {List: "agents", ID: "\x00"}} {
+		f.Add(*c.encode())
 	}
-	return err != nil
+	for _, text := range []string{"", "x", "e30", "bnVsbA", "W10", "eyJsIjoiYWdlbnRzIiwiaSI6Nn0", "eyJsIjoiYWdlbnRzIiwibiI6MWU5OX0", "%00", "=", "\xff"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		p := &params{values: url.Values{"page": {text}}}
+		c := p.cursor("agents")
+		switch {
+		case text == "":
+			if p.err != nil {
+				t.Fatalf("no cursor: %v", p.err)
+			}
+		case p.err != nil:
+			var wire *api.Error
+			if !errors.As(p.err, &wire) || wire.Status != 400 || !strings.HasPrefix(wire.Message, "page: ") || c.ID != "" {
+				t.Fatalf("%q: %v, %+v", text, p.err, c)
+			}
+		case c.List != "agents", !utf8.ValidString(c.ID), strings.ContainsRune(c.ID, 0):
+			t.Fatalf("%q is let through as %+v", text, c)
+		}
+	})
 }

@@ -25,15 +25,18 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/auth/oidctest"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
@@ -122,6 +125,12 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, err)
 	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
 	must(t, err)
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
+	must(t, err)
+	profiles, err := profile.New(ctx, d)
+	must(t, err)
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
+	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	b.model = fakemodel.New()
@@ -132,6 +141,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, err)
 	config := Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
 	for _, change := range adapt {
@@ -326,10 +336,10 @@ func decode[T any](b *brain, a answer) T {
 // object is a JSON object of a request.
 type object = map[string]any
 
-func (b *brain) agent(skills ...object) api.Agent {
+func (b *brain) agent() api.Agent {
 	b.t.Helper()
 	return ok[api.Agent](b, b.key, "POST", "/v1/agents", object{
-		"name": "tester", "model": "test-model", "skills": skills, "tools": []object{
+		"name": "tester", "model": "test-model", "tools": []object{
 			{"type": api.ToolTypeAgentToolset},
 			{"type": api.ToolTypeCustom, "name": "ask", "description": "asks", "input_schema": object{"type": "object"}},
 		},

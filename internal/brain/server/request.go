@@ -91,7 +91,7 @@ func (p *params) number(name string, low, high, fallback int64) int64 {
 		return fallback
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < low || n > high {
+	if err != nil || n < low || n > high || text[0] == '+' {
 		p.fail(name, "must be a whole number from %d to %d, not %.40q", low, high, text)
 		return fallback
 	}
@@ -192,6 +192,7 @@ type cursor struct {
 	List      string `json:"l"` // which list, and in which order, it belongs to
 	ID        string `json:"i,omitempty"`
 	Number    int64  `json:"n,omitempty"`
+	Name      []byte `json:"k,omitempty"` // in lists that are sorted by it
 	Backwards bool   `json:"b,omitempty"`
 }
 

@@ -53,6 +53,9 @@ func (s *server) routes() []route {
 		s.skillRoutes(),
 		s.modelRoutes(),
 		s.vaultRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 

@@ -19,13 +19,16 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 )
@@ -41,6 +44,9 @@ type Config struct {
 	Skills       *skill.Store
 	Vaults       *vault.Store
 	Sealer       *seal.Sealer
+	Tunnels      *tunnel.Store
+	Profiles     *profile.Store
+	Dreams       *dream.Store
 	// Gateway passes messages to the models' provider; nil if there is none.
 	Gateway *gateway.Gateway
 	Queue   *queue.Queue

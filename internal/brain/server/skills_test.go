@@ -40,16 +40,19 @@ const (
 // skill is tested in TestWorkersSeeTheirSkills.
 var forWorkers = verdict{apiKey: 200, role: auth.RoleViewer, envKey: 200, othersKey: 200, token: 200, othersToken: 200}
 
-// addSkill gives the site's agent a skill with two versions, of which it has the
-// first.
+// addSkill makes a skill with two versions, and returns the ids of the first.
 func (s *site) addSkill() map[string]string {
 	s.t.Helper()
 	name := "skill-" + strings.TrimPrefix(api.NewID("x"), "x_")
 	made := s.skill(name, nil)
 	v := ok[api.SkillVersion](s.brain, s.brain.key, "GET", "/v1/skills/"+made.ID+"/versions/latest", nil)
 	s.version(made.ID, name, nil)
-	s.agent = s.brain.agent(object{"type": "custom", "skill_id": made.ID, "version": v.ID})
 	return map[string]string{"skill_id": made.ID, "version": v.ID, "skill_name": name}
+}
+
+// agentWith is the site's agent with a version of a skill.
+func (s *site) agentWith(ids map[string]string) object {
+	return object{"type": "agent_with_overrides", "id": s.agent.ID, "skills": []object{{"type": "custom", "skill_id": ids["skill_id"], "version": ids["version"]}}}
 }
 
 func skillParts(name string, files map[string]string) []part {

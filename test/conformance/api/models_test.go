@@ -71,8 +71,8 @@ func answerAs(r *fakemodel.Request) fakemodel.Turn {
 	return fakemodel.Say("hello there")
 }
 
-// read reads a stream to its end.
-func read(ctx context.Context, s *server, params anthropic.MessageNewParams, on func()) (message anthropic.Message, err error) {
+// readStream reads a stream to its end.
+func readStream(ctx context.Context, s *server, params anthropic.MessageNewParams, on func()) (message anthropic.Message, err error) {
 	stream := s.SDK.Messages.NewStreaming(ctx, params)
 	defer stream.Close()
 	for stream.Next() {
@@ -88,19 +88,19 @@ func read(ctx context.Context, s *server, params anthropic.MessageNewParams, on 
 
 func streamed(t *testing.T, s *server, params anthropic.MessageNewParams) {
 	t.Helper()
-	message, err := read(t.Context(), s, params, nil)
+	message, err := readStream(t.Context(), s, params, nil)
 	must(t, err)
 	if message.Content[0].Text != "hello there" || message.Usage.OutputTokens == 0 || message.StopReason != "end_turn" {
 		t.Errorf("streamed %+v", message)
 	}
 	for _, words := range []string{"fail inside", "cut"} {
-		if _, err := read(t.Context(), s, ask(words), nil); err == nil {
+		if _, err := readStream(t.Context(), s, ask(words), nil); err == nil {
 			t.Errorf("%s: the stream ended well", words)
 		}
 	}
 	leaving, leave := context.WithTimeout(t.Context(), run.Patience)
 	defer leave()
-	if _, err := read(leaving, s, ask("stall"), leave); !errors.Is(err, context.Canceled) {
+	if _, err := readStream(leaving, s, ask("stall"), leave); !errors.Is(err, context.Canceled) {
 		t.Errorf("a stream that was left: %v", err)
 	}
 }
@@ -109,13 +109,13 @@ func toolUse(t *testing.T, s *server) {
 	t.Helper()
 	params := ask("use a tool")
 	params.Tools = []anthropic.ToolUnionParam{{OfTool: &anthropic.ToolParam{Name: "weather", InputSchema: anthropic.ToolInputSchemaParam{Properties: map[string]any{"city": map[string]any{"type": "string"}}}}}}
-	message, err := read(t.Context(), s, params, nil)
+	message, err := readStream(t.Context(), s, params, nil)
 	must(t, err)
 	if message.StopReason != "tool_use" || string(message.Content[0].Input) != `{"city":"Oslo"}` {
 		t.Errorf("called %+v", message)
 	}
 	params.Messages = append(params.Messages, message.ToParam(), anthropic.NewUserMessage(anthropic.NewToolResultBlock(message.Content[0].ID, "rain", false)))
-	if message, err = read(t.Context(), s, params, nil); err != nil || message.Content[0].Text != "hello there" {
+	if message, err = readStream(t.Context(), s, params, nil); err != nil || message.Content[0].Text != "hello there" {
 		t.Errorf("after the result: %+v, %v", message, err)
 	}
 }
