@@ -50,6 +50,8 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.skillRoutes(),
+		s.modelRoutes(),
 		s.vaultRoutes(),
 		s.tunnelRoutes(),
 		s.profileRoutes(),
