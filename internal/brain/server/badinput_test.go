@@ -148,6 +148,9 @@ func (g *generator) visit(path []any, s *schema, v any, required bool) {
 		g.all = append(g.all, bad{what: fmt.Sprint(path, ": deep nesting"), field: path[0].(string), body: g.with(path, nest)})
 		if required {
 			for kind, empty := range map[string]string{"string": `""`, "array": "[]", "object": "{}"} {
+				if kind == "string" && slices.Contains(mayBeEmpty, path[len(path)-1]) {
+					continue
+				}
 				if takes[kind] && !(kind == "object" && g.isMap(s)) {
 					g.add(path, "an empty "+kind, empty)
 				}
@@ -286,9 +289,13 @@ func (g *generator) limited(f form) {
 	}
 }
 
-// forgiving are routes on which an optional field may be null, where the
-// contract has it absent only: clients that were not generated send that.
-var forgiving = []string{"/v1/agents", "/v1/environments", "/v1/sessions"}
+// strictAboutNull are the routes that refuse null where the contract has an
+// optional field absent only. To the others it is the same: clients that were
+// not generated send that.
+var strictAboutNull = []string{"/v1/tunnels", "/v1/user_profiles", "/v1/dreams"}
+
+// mayBeEmpty are required fields whose text may be empty.
+var mayBeEmpty = []any{"content"}
 
 // badBodies are all that can be wrong with a form.
 func (c *contract) badBodies(s *site, f form) []bad {
@@ -296,7 +303,7 @@ func (c *contract) badBodies(s *site, f form) []bad {
 	method, path, _ := strings.Cut(f.route, " ")
 	body := c.Paths[path][strings.ToLower(method)].RequestBody.Content["application/json"].Schema
 	g := generator{contract: c, t: s.t, base: parse(s.t, s.fill(f.body))}
-	g.forgivesNull = slices.ContainsFunc(forgiving, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
+	g.forgivesNull = !slices.ContainsFunc(strictAboutNull, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
 	g.visit(nil, body, g.base, true)
 	g.limited(f)
 	slices.SortFunc(g.all, func(a, b bad) int { return strings.Compare(a.what+a.body, b.what+b.body) })
