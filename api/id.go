@@ -12,6 +12,7 @@ import (
 const (
 	PrefixAgent       = "agent"
 	PrefixAPIKey      = "apikey"
+	PrefixCredential  = "vcrd"
 	PrefixDataKey     = "dkey"
 	PrefixDream       = "drm"
 	PrefixEnvironment = "env"
@@ -26,6 +27,7 @@ const (
 	PrefixTunnelCert  = "tcrt"
 	PrefixTunnelToken = "ttok"
 	PrefixUserProfile = "uprof"
+	PrefixVault       = "vlt"
 	PrefixWork        = "work"
 	PrefixWorkspace   = "wrkspc"
 )

@@ -327,10 +327,9 @@ func TestGeneratedBodies(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
-		made, step := 0, every(t)
+		made, step, before := 0, every(t), s.state()
 		for _, f := range forms {
 			method, path, _ := strings.Cut(s.fill(f.route), " ")
-			before := s.state()
 			for i, m := range c.badBodies(s, f) {
 				if i%step != 0 {
 					continue
@@ -341,16 +340,23 @@ func TestGeneratedBodies(t *testing.T) {
 					t.Errorf("%s with %s: %s: %d %.300s", f.route, m.what, problem, a.status, a.body)
 				}
 			}
-			if after := s.state(); after != before {
-				t.Errorf("bad bodies of %s changed\n%s\nto\n%s", f.route, before, after)
-				before = after
-			}
+			before = s.unchanged("bad bodies of "+f.route, before)
 		}
 		t.Logf("%d bad bodies", made)
 		if step == 1 && made < 5000 {
 			t.Errorf("only %d bad bodies were made", made)
 		}
 	})
+}
+
+// unchanged checks that the state is what it was before, and returns it.
+func (s *site) unchanged(what, before string) string {
+	s.t.Helper()
+	after := s.state()
+	if after != before {
+		s.t.Errorf("%s changed\n%s\nto\n%s", what, before, after)
+	}
+	return after
 }
 
 // refusedWell tells what is wrong with a refusal; "" for nothing.
@@ -386,9 +392,8 @@ func TestHostileIDs(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
-		made, step, n := 0, every(t), 0
+		made, step, n, before := 0, every(t), 0, s.state()
 		for _, rt := range (&server{}).routes() {
-			before := s.state()
 			for _, name := range parameter.FindAllStringSubmatch(rt.path, -1) {
 				for _, what := range slices.Sorted(maps.Keys(hostileIDs)) {
 					if n++; n%step != 0 {
@@ -409,24 +414,26 @@ func TestHostileIDs(t *testing.T) {
 					case "with a zero-width space":
 						id = s.ids[name[1]] + "%e2%80%8b"
 					}
-					path := s.fill(strings.Replace(rt.path, name[0], id, 1))
-					a := b.do(s.credential(rt), rt.method, path, s.fill(orBraces(verdicts[rt.method+" "+rt.path].body)))
+					elsewhere := rt
+					elsewhere.path = strings.Replace(rt.path, name[0], id, 1)
+					a := s.askWith(verdicts[rt.method+" "+rt.path], s.keyFor(rt), elsewhere)
 					if e := a.failure(); a.status != 400 && a.status != 404 || e.Message == "no error" || e.Message == "" ||
 						e.Type != map[int]api.ErrorType{400: api.ErrInvalidRequest, 404: api.ErrNotFound}[a.status] {
 						t.Errorf("%s %s with %s as %s: %d %.300s", rt.method, rt.path, what, name[1], a.status, a.body)
 					}
 				}
 			}
-			if after := s.state(); after != before {
-				t.Errorf("bad ids in %s %s changed\n%s\nto\n%s", rt.method, rt.path, before, after)
+			if rt.method != "GET" {
+				before = s.unchanged("bad ids in "+rt.method+" "+rt.path, before)
 			}
 		}
+		s.unchanged("bad ids in what is read", before)
 		t.Logf("%d bad ids", made)
 	})
 }
 
-// credential is one that a route takes.
-func (s *site) credential(rt route) string {
+// keyFor is a credential that a route takes.
+func (s *site) keyFor(rt route) string {
 	switch v := verdicts[rt.method+" "+rt.path]; {
 	case v.apiKey != 403:
 		return s.brain.key
@@ -479,10 +486,9 @@ func TestBadParameters(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
-		made, step, n := 0, every(t), 0
 		cursors := s.cursors()
+		made, step, n, before := 0, every(t), 0, s.state()
 		for _, rt := range (&server{}).routes() {
-			before := s.state()
 			for _, p := range c.Paths[rt.path][strings.ToLower(rt.method)].Parameters {
 				if p.In != "query" || p.Schema == nil {
 					continue
@@ -501,16 +507,17 @@ func TestBadParameters(t *testing.T) {
 						continue
 					}
 					made++
-					a := b.do(s.credential(rt), rt.method, s.fill(rt.path)+"?"+url.QueryEscape(p.Name)+"="+value, nil)
+					a := b.do(s.keyFor(rt), rt.method, s.fill(rt.path)+"?"+url.QueryEscape(p.Name)+"="+value, nil)
 					if e := a.failure(); a.status != 400 || e.Type != api.ErrInvalidRequest || !strings.HasPrefix(e.Message, strings.TrimSuffix(p.Name, "[]")) {
 						t.Errorf("%s %s?%s=%s: %d %.300s", rt.method, rt.path, p.Name, value, a.status, a.body)
 					}
 				}
 			}
-			if after := s.state(); after != before {
-				t.Errorf("bad parameters of %s %s changed\n%s\nto\n%s", rt.method, rt.path, before, after)
+			if rt.method != "GET" {
+				before = s.unchanged("bad parameters of "+rt.method+" "+rt.path, before)
 			}
 		}
+		s.unchanged("bad parameters of what is read", before)
 		t.Logf("%d bad parameters", made)
 	})
 }
