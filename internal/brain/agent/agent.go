@@ -56,19 +56,26 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.A
 	if err := p.apply(&a); err != nil {
 		return a, err
 	}
-	raw, err := json.Marshal(a)
-	if err != nil {
-		return a, err
-	}
-	err = s.db.Write(ctx, func(tx db.Tx) error {
-		_, err := tx.Exec(ctx, "INSERT INTO agents (id, workspace_id, version, created_at, json) VALUES (?, ?, ?, ?, ?)", a.ID, workspaceID, a.Version, now.UnixMicro(), string(raw))
+	err := s.db.Write(ctx, func(tx db.Tx) error {
+		if err := p.applyRoster(ctx, tx, workspaceID, &a); err != nil {
+			return err
+		}
+		raw, err := json.Marshal(a)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "INSERT INTO agents (id, workspace_id, version, created_at, json) VALUES (?, ?, ?, ?, ?)", a.ID, workspaceID, a.Version, now.UnixMicro(), string(raw))
 		if err != nil {
 			return err
 		}
 		return insertVersion(ctx, tx, a, raw)
 	})
-	if err != nil {
+	var refused *api.Error
+	if err != nil && !errors.As(err, &refused) {
 		return a, fmt.Errorf("create an agent: %w", err)
+	}
+	if err != nil {
+		return a, err
 	}
 	return a, nil
 }
@@ -81,24 +88,29 @@ func insertVersion(ctx context.Context, tx db.Tx, a api.Agent, raw []byte) error
 // Get returns an agent at a version, or at its latest when version is 0.
 func (s *Store) Get(ctx context.Context, workspaceID, id string, version int64) (a api.Agent, err error) {
 	err = s.db.Read(ctx, func(tx db.Tx) error {
-		a, err = get(ctx, tx, workspaceID, id, "")
-		if err != nil || version == 0 || version == a.Version {
-			return err
-		}
-		archived := a.ArchivedAt
-		var raw string
-		err := tx.QueryRow(ctx, "SELECT json FROM agent_versions WHERE agent_id = ? AND version = ?", id, version).Scan(&raw)
-		if errors.Is(err, sql.ErrNoRows) {
-			return api.NotFound("agent version", fmt.Sprintf("%s version %d", id, version))
-		}
-		if err != nil {
-			return err
-		}
-		a = api.Agent{}
-		err = json.Unmarshal([]byte(raw), &a)
-		a.ArchivedAt = archived
+		a, err = getVersion(ctx, tx, workspaceID, id, version)
 		return err
 	})
+	return a, err
+}
+
+func getVersion(ctx context.Context, tx db.Tx, workspaceID, id string, version int64) (api.Agent, error) {
+	a, err := get(ctx, tx, workspaceID, id, "")
+	if err != nil || version == 0 || version == a.Version {
+		return a, err
+	}
+	archived := a.ArchivedAt
+	var raw string
+	err = tx.QueryRow(ctx, "SELECT json FROM agent_versions WHERE agent_id = ? AND version = ?", id, version).Scan(&raw)
+	if errors.Is(err, sql.ErrNoRows) {
+		return a, api.NotFound("agent version", fmt.Sprintf("%s version %d", id, version))
+	}
+	if err != nil {
+		return a, err
+	}
+	a = api.Agent{}
+	err = json.Unmarshal([]byte(raw), &a)
+	a.ArchivedAt = archived
 	return a, err
 }
 
@@ -195,11 +207,17 @@ func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (a
 		if err := p.apply(&a); err != nil {
 			return err
 		}
+		if err := p.applyRoster(ctx, tx, workspaceID, &a); err != nil {
+			return err
+		}
 		after, err := json.Marshal(a)
 		if err != nil || bytes.Equal(before, after) {
 			return err
 		}
 		a.Version++
+		if err := pinSelf(&a); err != nil {
+			return err
+		}
 		a.UpdatedAt = s.now().UTC().Truncate(time.Microsecond)
 		return save(ctx, tx, a)
 	})

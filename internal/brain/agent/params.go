@@ -93,8 +93,8 @@ func (p Params) applyTools(a *api.Agent) error {
 }
 
 func (p Params) applyRest(a *api.Agent) error {
-	if p.Multiagent.Given() {
-		return api.Invalid("multiagent", "is not supported by this server yet")
+	if p.Multiagent.Set && p.Multiagent.Null {
+		a.Multiagent = json.RawMessage("null")
 	}
 	if p.ExecutionIdentity.Given() {
 		var identity struct{ Type string }

@@ -23,9 +23,9 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
-	Vaults       *vault.Store
 	// CheckOpen refuses a workspace that has been archived; nil refuses none.
 	CheckOpen func(ctx context.Context, workspaceID string) error
+	Vaults    *vault.Store
 }
 
 // Params are the body of a request to create a session.

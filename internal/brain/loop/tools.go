@@ -7,6 +7,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/model"
+	"hearth/internal/brain/session"
 )
 
 // toolset is what a session's model may call.
@@ -14,11 +15,12 @@ type toolset struct {
 	offered  []model.Tool
 	policies map[string]string // permission policy of each hands tool offered
 	custom   map[string]bool
+	cast     map[string]castTool // the tools of a coordinator, which the brain answers
 }
 
 // toolsOf reads an agent's tools. The web tools and MCP toolsets are not
 // offered by this server yet.
-func toolsOf(a api.SessionAgent) toolset {
+func toolsOf(a api.SessionAgent) (toolset, error) {
 	t := toolset{policies: map[string]string{}, custom: map[string]bool{}}
 	for _, tool := range a.Tools {
 		switch tool.Type {
@@ -29,7 +31,7 @@ func toolsOf(a api.SessionAgent) toolset {
 			t.addBuiltIn(tool)
 		}
 	}
-	return t
+	return t, t.addCast(a)
 }
 
 func (t *toolset) addBuiltIn(set api.Tool) {
@@ -92,16 +94,24 @@ func schema(properties string, required ...string) json.RawMessage {
 // preamble tells the model where it acts.
 const preamble = "You act through tools in a sandbox of your own on a computer of the people you work for. Your working directory is /workspace; skills, if you have any, are in /workspace/skills. Files that you leave in /mnt/session/outputs are handed to them when you finish."
 
-func systemPrompt(s api.Session) (string, error) {
+// systemPrompt tells the model who it is, and where it acts. An advisor acts
+// nowhere.
+func systemPrompt(snap *session.Snapshot) (string, error) {
+	if snap.Agent.Type == api.RosterAdvisor {
+		return advice, nil
+	}
 	text := preamble
-	mounted, err := mountedList(s.Resources)
+	mounted, err := mountedList(snap.Session.Resources)
 	if err != nil {
 		return "", err
 	}
 	if mounted != "" {
 		text += " You have been given:" + mounted
 	}
-	if own := s.Agent.System; own != nil && *own != "" {
+	if !snap.Primary {
+		text += " " + calledOn
+	}
+	if own := snap.Agent.System; own != nil && *own != "" {
 		text += "\n\n" + *own
 	}
 	return text, nil

@@ -19,6 +19,8 @@ func (s *server) sessionRoutes() []route {
 		sessions   = "/v1/sessions"
 		oneSession = sessions + "/{session_id}"
 		events     = oneSession + "/events"
+		threads    = oneSession + "/threads"
+		oneThread  = threads + "/{thread_id}"
 	)
 	return []route{
 		{"POST", sessions, developer, s.createSession},
@@ -30,6 +32,11 @@ func (s *server) sessionRoutes() []route {
 		{"POST", events, developer | worker | item, s.sendEvents},
 		{"GET", events, viewer | worker | item, s.listEvents},
 		{"GET", events + "/stream", viewer | worker | item, s.streamEvents},
+		{"GET", threads, viewer, s.listThreads},
+		{"GET", oneThread, viewer, s.getThread},
+		{"POST", oneThread + "/archive", developer, s.archiveThread},
+		{"GET", oneThread + "/events", viewer, s.listThreadEvents},
+		{"GET", oneThread + "/stream", viewer, s.streamThread},
 	}
 }
 
@@ -42,7 +49,7 @@ func (s *server) createSession(r *request) (any, error) {
 }
 
 func (s *server) launcher() launch.Launcher {
-	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), Vaults: s.Vaults, CheckOpen: s.Keys.CheckOpen}
+	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), CheckOpen: s.Keys.CheckOpen, Vaults: s.Vaults}
 }
 
 func (s *server) getSession(r *request) (any, error) {

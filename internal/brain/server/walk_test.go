@@ -31,7 +31,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, workspaceVerdicts, vaultVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -127,10 +127,10 @@ type site struct {
 
 func (b *brain) site() *site {
 	b.t.Helper()
-	s := &site{brain: b, agent: b.agent(), env: b.environment()}
+	s := &site{brain: b, agent: b.coordinator(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
 	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
-		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("$ true")},
+		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("@coordinator rest\n$ true")},
 		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
 	})
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
@@ -140,6 +140,7 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": api.NewID("name"),
 	}
 	s.addFiles()
+	s.addThreads()
 	s.addWorkspaces()
 	s.addVault()
 	return s
@@ -178,6 +179,7 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/sessions/{session_id}/threads", "/v1/sessions/{session_id}/threads/{thread_id}/events",
 		"/v1/workspaces", "/v1/api_keys",
 		"/v1/vaults", "/v1/vaults/{vault_id}/credentials",
 	} {
