@@ -10,6 +10,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/session"
 )
 
 var threadVerdicts = map[string]verdict{
@@ -32,8 +33,11 @@ var threadForms = []form{
 // addThreads names the thread that the site's session has made; it is idle.
 func (s *site) addThreads() {
 	s.t.Helper()
-	threads := ok[api.Page[api.Thread]](s.brain, s.brain.key, "GET", "/v1/sessions/"+s.session.ID+"/threads", nil)
-	s.ids["thread_id"] = threads.Data[1].ID
+	place, err := s.sessions.PlaceOf(s.ctx, s.session.ID)
+	must(s.t, err)
+	threads, _, err := s.sessions.Threads(s.ctx, session.ThreadFilter{WorkspaceID: place.WorkspaceID, SessionID: s.session.ID, After: -1, Limit: 2})
+	must(s.t, err)
+	s.ids["thread_id"] = threads[1].ID
 	s.ids["member_id"], s.ids["second_id"] = s.named("member", api.PolicyAlwaysAllow).ID, s.named("second", api.PolicyAlwaysAllow).ID
 }
 
