@@ -25,6 +25,7 @@ import (
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/price"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
@@ -42,6 +43,7 @@ type brainConfig struct {
 	secretsKey   string
 	model        string
 	modelBaseURL string
+	prices       string
 	leaseTTL     time.Duration
 	pingInterval time.Duration
 	concurrency  int
@@ -56,6 +58,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
+	flags.StringVar(&b.prices, "prices", "", "a file with the list prices of models, which replaces the built-in table (hearth prices prints that one)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
 	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
 	flags.IntVar(&b.concurrency, "concurrency", 64, "how many sessions may think at once on this server")
@@ -115,7 +118,11 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.sessions, err = session.New(ctx, session.Config{DB: b.db, Alone: alone}); err != nil {
+	prices, err := b.cfg.table()
+	if err != nil {
+		return err
+	}
+	if b.sessions, err = session.New(ctx, session.Config{DB: b.db, Alone: alone, Prices: prices}); err != nil {
 		return err
 	}
 	b.queue, err = queue.New(ctx, queue.Config{
@@ -141,6 +148,18 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	b.modelName = adapter.Name()
 	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
+}
+
+// table is what models cost: what the operator says, or what is built in.
+func (b brainConfig) table() (*price.Table, error) {
+	if b.prices == "" {
+		return price.Default(), nil
+	}
+	table, err := price.Load(b.prices)
+	if err != nil {
+		return nil, usageError("--prices: %w", err)
+	}
+	return table, nil
 }
 
 // assembleStores opens what keeps bodies and secrets.

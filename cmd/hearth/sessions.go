@@ -18,6 +18,7 @@ var sessionColumns = []column[api.Session]{
 	{"ID", func(s api.Session) string { return s.ID }},
 	{"STATUS", func(s api.Session) string { return string(s.Status) }},
 	{"AGENT", func(s api.Session) string { return s.Agent.Name }},
+	{"COST", func(s api.Session) string { return orDash(dollars(s.Usage.ListCost.Amount)) }},
 	{"TITLE", func(s api.Session) string { return orDash(deref(s.Title)) }},
 	{"CREATED", func(s api.Session) string { return since(s.CreatedAt) }},
 }
@@ -31,6 +32,7 @@ func newSessions() *cobra.Command {
 		newSessionEvents(),
 		newSessionConfirm(),
 		newSessionInterrupt(),
+		newSessionBudget(),
 		newSessionEnd("archive", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
 		newSessionEnd("delete", "Delete a session and its events for good", http.MethodDelete, ""),
 	)
@@ -42,6 +44,7 @@ func newSessionCreate() *cobra.Command {
 		to                        endpoint
 		out                       output
 		agent, environment, title string
+		budget                    string
 		resources                 mounts
 	)
 	cmd := &cobra.Command{
@@ -59,6 +62,9 @@ func newSessionCreate() *cobra.Command {
 			if title != "" {
 				body["title"] = title
 			}
+			if err := addBudget(body, budget); err != nil {
+				return err
+			}
 			if list := resources.list(); len(list) > 0 {
 				body["resources"] = list
 			}
@@ -74,6 +80,7 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent")
 	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
 	cmd.Flags().StringVar(&title, "title", "", "the title")
+	registerBudget(cmd.Flags(), &budget)
 	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
 	return cmd

@@ -40,8 +40,6 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	switch {
 	case len(p.VaultIDs) > 0:
 		return api.Session{}, api.Invalid("vault_ids", "vaults are not supported by this server yet")
-	case p.Budget.Given():
-		return api.Session{}, api.Invalid("budget", "is not supported by this server yet")
 	case len(p.Agent) == 0:
 		return api.Session{}, api.Invalid("agent", "is required")
 	case p.EnvironmentID == "":
@@ -61,6 +59,9 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	create := session.CreateParams{
 		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
 		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
+	}
+	if p.Budget.Given() {
+		create.Budget = p.Budget.Value
 	}
 	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
 	if err != nil {

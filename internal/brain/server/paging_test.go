@@ -263,8 +263,8 @@ func TestSessionFilters(t *testing.T) {
 		gone := b.session(s.agent.ID, s.env.ID)
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/sessions/"+gone.ID, nil)
 		all := ok[api.Page[api.Session]](b, b.key, "GET", "/v1/sessions?include_archived=true", nil).Data
-		if len(all) != 4 {
-			t.Fatalf("%d sessions, want 4", len(all))
+		if len(all) != 5 {
+			t.Fatalf("%d sessions, want 5", len(all))
 		}
 		open := func(x api.Session) bool { return x.ArchivedAt == nil }
 		want := map[string]func(api.Session) bool{

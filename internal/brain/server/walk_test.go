@@ -136,6 +136,7 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
 	s.addFiles()
+	s.addBudget()
 	return s
 }
 

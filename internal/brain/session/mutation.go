@@ -157,7 +157,7 @@ func (m *mutation) change(c cause, stop api.StopReason, details *api.RefusalDeta
 	// The idle event comes last in its turn: workers leave on what it says.
 	return m.appendAll(
 		&api.ThreadIdleEvent{EventHead: api.EventHead{Type: api.EventThreadStatusIdle}, AgentName: name, SessionThreadID: m.threadID, StopReason: stop, StopDetails: details},
-		&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now)},
+		&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now), Budget: m.budget()},
 		&api.StatusIdleEvent{EventHead: api.EventHead{Type: api.EventSessionStatusIdle}, StopReason: stop, StopDetails: details},
 	)
 }

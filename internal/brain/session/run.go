@@ -222,13 +222,18 @@ type Draft struct {
 	Call *Call
 }
 
-// BeginRequest takes the queued messages into the log, makes the session
+// BeginRequest fails with ErrBudgetReached, and makes the session idle, when its
+// budget is reached. Otherwise it takes the queued messages into the log, makes the session
 // running if it is not, ends a span that a dead run left open, and logs
 // span.model_request_start, whose id it returns with the messages taken.
 func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent, err error) {
+	reached := false
 	err = r.mutate(ctx, func(m *mutation) error {
 		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
 			return err
+		}
+		if reached = m.exhausted(); reached {
+			return m.hold()
 		}
 		if m.status != api.SessionRunning {
 			if err := m.change(causeInput, api.StopReason{}, nil); err != nil {
@@ -256,6 +261,9 @@ func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent
 		m.spanID, spanID = span.ID, span.ID
 		return nil
 	})
+	if err == nil && reached {
+		err = ErrBudgetReached
+	}
 	return spanID, taken, err
 }
 
@@ -269,10 +277,9 @@ func (m *mutation) endSpan(failed bool, usage api.ModelUsage) error {
 		ModelRequestStartID: m.spanID, IsError: &failed, ModelUsage: usage,
 	}
 	m.spanID = ""
-	m.inputTokens += usage.InputTokens
-	m.outputTokens += usage.OutputTokens
-	m.cacheRead += usage.CacheReadInputTokens
-	m.cacheWrite += usage.CacheCreationInputTokens
+	if err := m.spend(usage); err != nil {
+		return err
+	}
 	return m.append(end, nil)
 }
 
@@ -344,10 +351,11 @@ func (r *Run) CompleteRequest(ctx context.Context, c Completion) error {
 
 // FailRequest logs a failed request. With retry status retrying the session is
 // rescheduled and due at retryAt; exhausted ends the turn, and what was queued
-// with it; terminal ends the session. It releases the run.
-func (r *Run) FailRequest(ctx context.Context, e api.SessionError, retryAt time.Time) error {
+// with it; terminal ends the session. Usage is what the provider has counted all
+// the same. It releases the run.
+func (r *Run) FailRequest(ctx context.Context, e api.SessionError, usage api.ModelUsage, retryAt time.Time) error {
 	return r.mutate(ctx, func(m *mutation) error {
-		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
+		if err := m.endSpan(true, usage); err != nil {
 			return err
 		}
 		if err := m.append(&api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: e}, nil); err != nil {

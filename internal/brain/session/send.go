@@ -33,6 +33,9 @@ func (m *mutation) accept(inputs []input, from Sender) ([]json.RawMessage, error
 	if m.status == api.SessionTerminated {
 		return nil, api.Conflict("session %s is over and takes no more events", m.id)
 	}
+	if err := m.onlyAnswers(inputs); err != nil {
+		return nil, err
+	}
 	settles := false
 	var ids []string
 	for _, in := range inputs {
@@ -129,7 +132,7 @@ func (m *mutation) acceptInterrupt(path string, e *api.InterruptEvent) (string, 
 	if err != nil {
 		return "", false, err
 	}
-	if free {
+	if free || m.held {
 		err := m.append(e, nil)
 		return e.ID, false, err
 	}

@@ -1,7 +1,7 @@
 // Package session keeps sessions: their event logs, the state machine that
 // alone may change their status, the tool calls that wait for answers, and the
 // fan-out to subscribers. It owns the tables sessions, events, tool_calls and
-// resource_tokens and may call queue and db.
+// resource_tokens and may call queue, price and db.
 package session
 
 import (
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/price"
 	"hearth/internal/db"
 )
 
@@ -30,6 +31,9 @@ type Config struct {
 	DB *db.DB
 	// RunTTL is how long a run lease lasts without being renewed. Default 15 s.
 	RunTTL time.Duration
+	// Prices are the list prices that requests are counted at. Default
+	// price.Default().
+	Prices *price.Table
 	// Alone tells that no other server uses the database. Runs that are held are
 	// then those of an earlier life, and end at once.
 	Alone bool
@@ -40,6 +44,7 @@ type Store struct {
 	db     *db.DB
 	runTTL time.Duration
 	queue  Offerer
+	prices *price.Table
 	now    func() time.Time
 	recent *recent
 }
@@ -53,6 +58,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.RunTTL == 0 {
 		cfg.RunTTL = 15 * time.Second
 	}
+	if cfg.Prices == nil {
+		cfg.Prices = price.Default()
+	}
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
@@ -60,7 +68,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.DB.Migrate(ctx, "session", dir); err != nil {
 		return nil, err
 	}
-	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}
+	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, prices: cfg.Prices, now: time.Now, recent: newRecent()}
 	if cfg.Alone {
 		err = s.db.Write(ctx, func(tx db.Tx) error {
 			_, err := tx.Exec(ctx, "UPDATE sessions SET run_until = 0 WHERE run_until IS NOT NULL")
@@ -95,24 +103,25 @@ type row struct {
 	runningSince                                              sql.NullInt64
 	active                                                    int64 // microseconds spent running, the current stretch not included
 	inputTokens, outputTokens, cacheRead, cacheWrite          int64
+	spending
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens`
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, ` + spendingColumns
 
 func (r *row) fields() []any {
-	return []any{&r.id, &r.workspaceID, &r.environmentID, &r.environmentType, &r.threadID, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
+	return append([]any{&r.id, &r.workspaceID, &r.environmentID, &r.environmentType, &r.threadID, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
 		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.seq, &r.epoch, &r.due, &r.runUntil, &r.spanID, &r.failures, &r.runningSince, &r.active,
-		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite}
+		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite}, r.spending.fields()...)
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
-		r.id, r.workspaceID, r.environmentID, r.environmentType, r.threadID, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
-		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil, r.spanID, r.failures, r.runningSince, r.active,
-		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite)
+		append([]any{r.id, r.workspaceID, r.environmentID, r.environmentType, r.threadID, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
+			r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil, r.spanID, r.failures, r.runningSince, r.active,
+			r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite}, r.spending.values()...)...)
 	return err
 }
 
@@ -126,20 +135,23 @@ func (r *row) save(ctx context.Context, tx db.Tx) error {
 	if err != nil {
 		return fmt.Errorf("save session %s: %w", r.id, err)
 	}
-	return nil
+	return r.saveSpending(ctx, tx)
 }
 
 // session is the row on the wire, as of now.
 func (r *row) session(now time.Time) (api.Session, error) {
 	out := api.Session{
 		ID: r.id, Type: "session", Status: r.status, EnvironmentID: r.environmentID,
-		Budget: json.RawMessage("null"), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
+		Budget: r.budget(), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
 		CreatedAt: at(r.created), UpdatedAt: at(r.updated),
 	}
 	if r.title.Valid {
 		out.Title = &r.title.String
 	}
 	end := now
+	if r.status == api.SessionTerminated {
+		end = at(r.updated)
+	}
 	if r.archived.Valid {
 		end = at(r.archived.Int64)
 		out.ArchivedAt = &end
@@ -163,8 +175,10 @@ func (r *row) usage(now time.Time) api.SessionUsage {
 	}
 	return api.SessionUsage{
 		InputTokens: r.inputTokens, OutputTokens: r.outputTokens, CacheReadInputTokens: r.cacheRead,
-		CacheCreation: api.CacheCreation{Ephemeral5m: r.cacheWrite},
+		CacheCreation: api.CacheCreation{Ephemeral1h: r.cacheWrite1h, Ephemeral5m: r.cacheWrite - r.cacheWrite1h},
 		ActiveSeconds: float64(active) / 1e6,
+		ListCost:      r.listCost(),
+		ServerToolUse: api.ServerToolUse{WebFetchRequests: r.webFetches, WebSearchRequests: r.webSearches},
 	}
 }
 
