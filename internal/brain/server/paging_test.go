@@ -37,6 +37,7 @@ func lists(s *site) []list {
 		{"work", s.fill("/v1/environments/{environment_id}/work"), false, func() { b.session(s.agent.ID, s.env.ID, "$ true") }},
 		{"sessions", "/v1/sessions", false, func() { b.session(s.agent.ID, s.env.ID) }},
 		{"oldest sessions", "/v1/sessions?order=asc", true, func() { b.session(s.agent.ID, s.env.ID) }},
+		{"files", "/v1/files", false, func() { b.file("data.csv", "1,2") }},
 		{"events", "/v1/sessions/" + quiet.ID + "/events", true, interrupt},
 		{"latest events", "/v1/sessions/" + quiet.ID + "/events?order=desc", false, interrupt},
 	}

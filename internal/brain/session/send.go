@@ -36,6 +36,9 @@ func (m *mutation) accept(inputs []input, from Sender) ([]json.RawMessage, error
 	if err := m.onlyAnswers(inputs); err != nil {
 		return nil, err
 	}
+	if n := len(inputs) - 1; m.blocking != "[]" && inputs[n].event.Head().Type == api.EventSystemMessage && inputs[n-1].event.Head().Type == api.EventUserMessage {
+		return nil, api.Invalid(inputs[n].path, "while session %s waits for answers, a system.message may only follow a tool result in the same request", m.id)
+	}
 	settles := false
 	var ids []string
 	for _, in := range inputs {
