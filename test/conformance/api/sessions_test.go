@@ -12,7 +12,7 @@ func TestSessions(t *testing.T) {
 	each(t, func(t *testing.T, s *server) {
 		ctx, g, sessions := t.Context(), s.ground(), s.SDK.Beta.Sessions
 		cents := func(amount string) anthropic.BetaManagedAgentsBudgetLimitParam {
-			return anthropic.BetaManagedAgentsBudgetLimitParam{Type: anthropic.BetaManagedAgentsBudgetLimitTypeLimit, MaxListCost: anthropic.BetaMonetaryAmountParam{Amount: amount, Currency: anthropic.BetaCurrencyUsd}}
+			return anthropic.BetaManagedAgentsBudgetLimitParam{Type: anthropic.BetaManagedAgentsBudgetLimitTypeLimit, MaxListCost: anthropic.BetaMonetaryAmountParam{Amount: amount, Currency: anthropic.BetaCurrencyUSD}}
 		}
 		made, err := sessions.New(ctx, anthropic.BetaSessionNewParams{
 			Agent: anthropic.BetaSessionNewParamsAgentUnion{OfBetaManagedAgentsAgentWithOverridess: &anthropic.BetaManagedAgentsAgentWithOverridesParams{
