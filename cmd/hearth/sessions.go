@@ -18,8 +18,8 @@ var sessionColumns = []column[api.Session]{
 	{"ID", func(s api.Session) string { return s.ID }},
 	{"STATUS", func(s api.Session) string { return string(s.Status) }},
 	{"AGENT", func(s api.Session) string { return s.Agent.Name }},
-	{"COST", func(s api.Session) string { return orDash(dollars(s.Usage.ListCost.Amount)) }},
 	{"TITLE", func(s api.Session) string { return orDash(deref(s.Title)) }},
+	{"COST", func(s api.Session) string { return orDash(dollars(s.Usage.ListCost.Amount)) }},
 	{"CREATED", func(s api.Session) string { return since(s.CreatedAt) }},
 }
 
