@@ -129,13 +129,13 @@ func (r *row) insert(ctx context.Context, tx db.Tx) error {
 // sets are written by Update.
 func (r *row) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE sessions SET status = ?, blocking = ?, updated_at = ?, archived_at = ?, deleted_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
-		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ? WHERE id = ?`,
-		r.status, r.blocking, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil,
-		r.spanID, r.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.id)
+		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?, `+spendingSet+` WHERE id = ?`,
+		slices.Concat([]any{r.status, r.blocking, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil,
+			r.spanID, r.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite}, r.spending.values(), []any{r.id})...)
 	if err != nil {
 		return fmt.Errorf("save session %s: %w", r.id, err)
 	}
-	return r.saveSpending(ctx, tx)
+	return nil
 }
 
 // session is the row on the wire, as of now.

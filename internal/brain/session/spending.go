@@ -1,7 +1,6 @@
 package session
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/price"
-	"hearth/internal/db"
 )
 
 // ErrBudgetReached is returned by BeginRequest when the session's budget allows
@@ -29,6 +27,7 @@ type spending struct {
 const (
 	spendingColumns = "budget, cost, unpriced, held, cache_write_1h_tokens, web_searches, web_fetches"
 	spendingMarks   = "?, ?, ?, ?, ?, ?, ?"
+	spendingSet     = "budget = ?, cost = ?, unpriced = ?, held = ?, cache_write_1h_tokens = ?, web_searches = ?, web_fetches = ?"
 )
 
 func (s *spending) fields() []any {
@@ -37,15 +36,6 @@ func (s *spending) fields() []any {
 
 func (s *spending) values() []any {
 	return []any{s.limit, s.cost, s.unpriced, s.held, s.cacheWrite1h, s.webSearches, s.webFetches}
-}
-
-func (r *row) saveSpending(ctx context.Context, tx db.Tx) error {
-	_, err := tx.Exec(ctx, "UPDATE sessions SET budget = ?, cost = ?, unpriced = ?, held = ?, cache_write_1h_tokens = ?, web_searches = ?, web_fetches = ? WHERE id = ?",
-		append(r.spending.values(), r.id)...)
-	if err != nil {
-		return fmt.Errorf("save what session %s has spent: %w", r.id, err)
-	}
-	return nil
 }
 
 // budget is the budget on the wire, or null.
