@@ -100,6 +100,35 @@ type ToolConfig struct {
 	UserLocation     json.RawMessage `json:"user_location,omitempty"`
 }
 
+// WebUserLocation is about where the person is for whom web_search searches.
+type WebUserLocation struct {
+	Type     string  `json:"type"` // "approximate"
+	City     *string `json:"city,omitempty"`
+	Country  *string `json:"country,omitempty"` // ISO 3166-1, two capital letters
+	Region   *string `json:"region,omitempty"`
+	Timezone *string `json:"timezone,omitempty"` // an IANA name
+}
+
+// WebURLSources says which sources give web_fetch addresses that it may fetch;
+// null lets all of a source through.
+type WebURLSources struct {
+	ClientToolResults *WebURLFilter `json:"client_tool_results"`
+	ServerToolResults *WebURLFilter `json:"server_tool_results"`
+	UserInput         *WebURLFilter `json:"user_input"`
+}
+
+// WebURLFilter is all, none, or only or all except the results of some tools.
+type WebURLFilter struct {
+	Type  string             `json:"type"`
+	Tools []WebToolReference `json:"tools,omitempty"`
+}
+
+// WebToolReference names a tool.
+type WebToolReference struct {
+	Name string `json:"name"`
+	Type string `json:"type"` // "tool_reference"
+}
+
 // The permission policies of a tool.
 const (
 	PolicyAlwaysAllow = "always_allow"

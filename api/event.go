@@ -283,21 +283,33 @@ type ModelUsage struct {
 	OutputTokens             int64 `json:"output_tokens"`
 	CacheCreationInputTokens int64 `json:"cache_creation_input_tokens"`
 	CacheReadInputTokens     int64 `json:"cache_read_input_tokens"`
+	// Speed is what the request was served at, "standard" or "fast"; empty when
+	// the provider does not say.
+	Speed string `json:"speed,omitempty"`
+
+	// What the session counts and this object does not show: the part of
+	// CacheCreationInputTokens that is kept for an hour, and what the provider's
+	// own tools did.
+	CacheWrite1h int64 `json:"-"`
+	WebSearches  int64 `json:"-"`
+	WebFetches   int64 `json:"-"`
 }
 
 // UsageEvent is session.usage; it comes right before every session.status_idle.
 type UsageEvent struct {
 	EventHead
 	Usage  SessionUsage    `json:"usage"`
-	Budget json.RawMessage `json:"budget,omitempty"`
+	Budget json.RawMessage `json:"budget,omitempty"` // object or null
 }
 
-// SessionUpdatedEvent is session.updated, with the changed fields only.
+// SessionUpdatedEvent is session.updated, with the changed fields only. What
+// was cleared is null.
 type SessionUpdatedEvent struct {
 	EventHead
 	Agent    *SessionAgent     `json:"agent,omitempty"`
-	Metadata map[string]string `json:"metadata,omitzero"`
-	Title    *string           `json:"title,omitempty"`
+	Budget   json.RawMessage   `json:"budget,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"` // all of it; absent when none is left
+	Title    **string          `json:"title,omitempty"`
 	VaultIDs []string          `json:"vault_ids,omitzero"` // an addition of Hearth
 }
 

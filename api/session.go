@@ -45,6 +45,27 @@ type SessionUsage struct {
 	CacheCreation        CacheCreation `json:"cache_creation"`
 	// ActiveSeconds is the time spent in status running.
 	ActiveSeconds float64 `json:"active_seconds"`
+	// ListCost is absent once a model without a list price was used.
+	ListCost      Money         `json:"list_cost,omitzero"`
+	ServerToolUse ServerToolUse `json:"server_tool_use"`
+}
+
+// Money is an amount in minor units of a currency: "250" is $2.50.
+type Money struct {
+	Amount   string `json:"amount"`
+	Currency string `json:"currency"` // "USD"
+}
+
+// ServerToolUse counts what tools of the model's provider did.
+type ServerToolUse struct {
+	WebFetchRequests  int64 `json:"web_fetch_requests"`
+	WebSearchRequests int64 `json:"web_search_requests"`
+}
+
+// Budget bounds the list cost of a session.
+type Budget struct {
+	Type        string `json:"type"` // "limit"
+	MaxListCost Money  `json:"max_list_cost"`
 }
 
 // CacheCreation counts tokens written to the prompt cache, by lifetime.

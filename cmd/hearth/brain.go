@@ -28,6 +28,7 @@ import (
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/price"
 	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
@@ -51,6 +52,7 @@ type brainConfig struct {
 	tunnelDomain string
 	model        string
 	modelBaseURL string
+	prices       string
 	leaseTTL     time.Duration
 	pingInterval time.Duration
 	concurrency  int
@@ -69,6 +71,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.tunnelDomain, "tunnel-domain", tunnel.DefaultDomain, "the domain that tunnels are named below")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
+	flags.StringVar(&b.prices, "prices", "", "a file with the list prices of models, which replaces the built-in table (hearth prices prints that one)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
 	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
 	flags.IntVar(&b.concurrency, "concurrency", 64, "how many sessions may think at once on this server")
@@ -145,7 +148,11 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.sessions, err = session.New(ctx, session.Config{DB: b.db, Alone: alone}); err != nil {
+	prices, err := b.cfg.table()
+	if err != nil {
+		return err
+	}
+	if b.sessions, err = session.New(ctx, session.Config{DB: b.db, Alone: alone, Prices: prices}); err != nil {
 		return err
 	}
 	b.queue, err = queue.New(ctx, queue.Config{
@@ -171,6 +178,18 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	b.modelName = adapter.Name()
 	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
+}
+
+// table is what models cost: what the operator says, or what is built in.
+func (b brainConfig) table() (*price.Table, error) {
+	if b.prices == "" {
+		return price.Default(), nil
+	}
+	table, err := price.Load(b.prices)
+	if err != nil {
+		return nil, usageError("--prices: %w", err)
+	}
+	return table, nil
 }
 
 // assembleStores opens what keeps bodies and secrets.

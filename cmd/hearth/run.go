@@ -49,6 +49,7 @@ func newRun() *cobra.Command {
 	cmd.Flags().StringVar(&r.agent, "agent", "", "the agent of a new session")
 	cmd.Flags().StringVar(&r.environment, "environment", "", "the environment of a new session")
 	cmd.Flags().StringVar(&r.title, "title", "", "the title of a new session")
+	registerBudget(cmd.Flags(), &r.budget)
 	cmd.Flags().BoolVar(&r.json, "json", false, "print each event as one line of JSON")
 	return cmd
 }
@@ -56,6 +57,7 @@ func newRun() *cobra.Command {
 type runCommand struct {
 	to                                 endpoint
 	session, agent, environment, title string
+	budget                             string
 	json                               bool
 }
 
@@ -117,6 +119,9 @@ func (r *runCommand) create(ctx context.Context, c *client.Client, info devInfo,
 	}
 	if r.title != "" {
 		body["title"] = r.title
+	}
+	if err := addBudget(body, r.budget); err != nil {
+		return "", err
 	}
 	var session api.Session
 	err := c.Do(ctx, http.MethodPost, "v1/sessions", body, &session)

@@ -19,6 +19,7 @@ var sessionColumns = []column[api.Session]{
 	{"STATUS", func(s api.Session) string { return string(s.Status) }},
 	{"AGENT", func(s api.Session) string { return s.Agent.Name }},
 	{"TITLE", func(s api.Session) string { return orDash(deref(s.Title)) }},
+	{"COST", func(s api.Session) string { return orDash(dollars(s.Usage.ListCost.Amount)) }},
 	{"CREATED", func(s api.Session) string { return since(s.CreatedAt) }},
 }
 
@@ -32,6 +33,7 @@ func newSessions() *cobra.Command {
 		newThreads(),
 		newSessionConfirm(),
 		newSessionInterrupt(),
+		newSessionBudget(),
 		newSessionEnd("archive", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
 		newSessionEnd("delete", "Delete a session and its events for good", http.MethodDelete, ""),
 	)
@@ -43,6 +45,7 @@ func newSessionCreate() *cobra.Command {
 		to                        endpoint
 		out                       output
 		agent, environment, title string
+		budget                    string
 		resources                 mounts
 		vaults                    []string
 	)
@@ -60,6 +63,9 @@ func newSessionCreate() *cobra.Command {
 			body := map[string]any{"agent": firstOf(agent, info.AgentID), "environment_id": firstOf(environment, info.EnvironmentID)}
 			if title != "" {
 				body["title"] = title
+			}
+			if err := addBudget(body, budget); err != nil {
+				return err
 			}
 			if list := resources.list(); len(list) > 0 {
 				body["resources"] = list
@@ -80,6 +86,7 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
 	cmd.Flags().StringVar(&title, "title", "", "the title")
 	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "a vault with credentials for it; may be repeated, and the first that has one for a server counts")
+	registerBudget(cmd.Flags(), &budget)
 	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
 	return cmd

@@ -94,6 +94,9 @@ func (t *turn) verdict() error {
 	how := strings.TrimPrefix(strings.TrimPrefix(string(t.end.Type), "session."), "status_")
 	if t.end.StopReason != nil {
 		how = stopText(t.end.StopReason)
+		if t.end.StopReason.Type == api.StopBudgetReached {
+			how += "; it goes on when hearth sessions budget raises it"
+		}
 	}
 	return fmt.Errorf("the turn failed: %s", firstOf(t.failure, how))
 }

@@ -36,6 +36,7 @@ const (
 	maxServers     = 20
 	maxSkills      = 500
 	maxURL         = 2048
+	maxGeo         = 64
 )
 
 // apply changes an agent as the params ask and checks the result as a whole.
@@ -54,6 +55,9 @@ func (p Params) apply(a *api.Agent) error {
 		if err != nil {
 			return err
 		}
+		if model.Effort == nil {
+			model.Effort = a.Model.Effort // all else is replaced
+		}
 		a.Model = model
 	}
 	for _, text := range []struct {
@@ -67,6 +71,9 @@ func (p Params) apply(a *api.Agent) error {
 		}
 		if text.from.Set {
 			*text.to = text.from.Pointer()
+		}
+		if *text.to != nil && **text.to == "" {
+			*text.to = nil
 		}
 	}
 	if err := p.applyTools(a); err != nil {
@@ -129,6 +136,9 @@ func ParseModel(raw json.RawMessage) (api.ModelConfig, error) {
 		return api.ModelConfig{}, api.Invalid("model.speed", "must be standard or fast")
 	}
 	model := api.ModelConfig{ID: m.ID, InferenceGeo: m.InferenceGeo.Value, Speed: m.Speed.Value}
+	if utf8.RuneCountInString(model.InferenceGeo) > maxGeo {
+		return model, api.Invalid("model.inference_geo", "must have at most %d characters", maxGeo)
+	}
 	if m.Effort.Given() {
 		effort := api.Effort{}
 		if json.Unmarshal(m.Effort.Value, &effort.Type) != nil && json.Unmarshal(m.Effort.Value, &effort) != nil || !slices.Contains(efforts, effort.Type) {
@@ -144,7 +154,10 @@ func checkModel(field string, m api.ModelConfig) (api.ModelConfig, error) {
 	if n := utf8.RuneCountInString(m.ID); n == 0 || n > maxName {
 		return m, api.Invalid(field, "must name a model in 1 to %d characters", maxName)
 	}
-	if m.Speed != "" && m.Speed != "standard" && m.Speed != "fast" {
+	if m.Speed == "" {
+		m.Speed = "standard"
+	}
+	if m.Speed != "standard" && m.Speed != "fast" {
 		return m, api.Invalid("model.speed", "must be standard or fast")
 	}
 	return m, nil
@@ -159,6 +172,7 @@ type toolParams struct {
 	Name          string                             `json:"name"`
 	Description   string                             `json:"description"`
 	InputSchema   json.RawMessage                    `json:"input_schema"`
+	customTools   []string                           // of all the tools it is among
 }
 
 type toolsetDefaultParams struct {
@@ -168,27 +182,22 @@ type toolsetDefaultParams struct {
 
 type toolConfigParams struct {
 	toolsetDefaultParams
-	Name             string          `json:"name"`
-	Type             string          `json:"type"`
-	AllowedDomains   []string        `json:"allowed_domains"`
-	BlockedDomains   []string        `json:"blocked_domains"`
-	MaxContentTokens *int64          `json:"max_content_tokens"`
-	URLSources       json.RawMessage `json:"url_sources"`
-	UserLocation     json.RawMessage `json:"user_location"`
+	Name string `json:"name"`
+	Type string `json:"type"`
+	webParams
 }
 
 // ParseTools reads tools as requests give them, in the form answers give them:
 // defaults filled in.
 func ParseTools(raws []json.RawMessage) ([]api.Tool, error) {
-	tools := make([]api.Tool, 0, len(raws))
-	for i, raw := range raws {
+	params, err := decodeTools(raws)
+	if err != nil {
+		return nil, err
+	}
+	tools := make([]api.Tool, 0, len(params))
+	for i, p := range params {
 		field := fmt.Sprintf("tools[%d]", i)
-		var p toolParams
-		if err := decode(field, raw, &p); err != nil {
-			return nil, err
-		}
 		var tool api.Tool
-		var err error
 		switch p.Type {
 		case api.ToolTypeAgentToolset:
 			tool, err = p.toolset(field, api.PolicyAlwaysAllow)
@@ -208,6 +217,23 @@ func ParseTools(raws []json.RawMessage) ([]api.Tool, error) {
 	return tools, nil
 }
 
+func decodeTools(raws []json.RawMessage) ([]toolParams, error) {
+	params := make([]toolParams, len(raws))
+	var custom []string
+	for i, raw := range raws {
+		if err := decode(fmt.Sprintf("tools[%d]", i), raw, &params[i]); err != nil {
+			return nil, err
+		}
+		if params[i].Type == api.ToolTypeCustom {
+			custom = append(custom, params[i].Name)
+		}
+	}
+	for i := range params {
+		params[i].customTools = custom
+	}
+	return params, nil
+}
+
 // builtIn are the tools of the agent toolset.
 var builtIn = []string{api.ToolBash, api.ToolRead, api.ToolWrite, api.ToolEdit, api.ToolGlob, api.ToolGrep, api.ToolWebFetch, api.ToolWebSearch}
 
@@ -223,6 +249,9 @@ func (p toolParams) toolset(field, defaultPolicy string) (api.Tool, error) {
 		if p.Type == api.ToolTypeAgentToolset && !slices.Contains(builtIn, c.Name) {
 			return tool, api.Invalid(at+".name", "%.80q is not one of %s", c.Name, strings.Join(builtIn, ", "))
 		}
+		if p.Type == api.ToolTypeMCPToolset && (c.Name == "" || utf8.RuneCountInString(c.Name) > maxMCPTool) {
+			return tool, api.Invalid(at+".name", "must have 1 to %d characters", maxMCPTool)
+		}
 		if c.Type != "" && c.Type != c.Name {
 			return tool, api.Invalid(at+".type", "must be %q, as the name is, or absent", c.Name)
 		}
@@ -236,9 +265,9 @@ func (p toolParams) toolset(field, defaultPolicy string) (api.Tool, error) {
 		config := api.ToolConfig{Name: c.Name, Enabled: settings.Enabled, PermissionPolicy: settings.PermissionPolicy}
 		if p.Type == api.ToolTypeAgentToolset {
 			config.Type = c.Name
-			if err := c.web(at, &config); err != nil {
-				return tool, err
-			}
+		}
+		if err := c.web(at, &config, p.customTools); err != nil {
+			return tool, err
 		}
 		tool.Configs = append(tool.Configs, config)
 	}
@@ -260,32 +289,8 @@ func (p toolsetDefaultParams) over(field string, base api.ToolsetDefault) (api.T
 	return base, nil
 }
 
-// maxDomains bounds each list of domains of a web tool.
-const maxDomains = 64
-
-func (p toolConfigParams) web(field string, config *api.ToolConfig) error {
-	if p.Name != api.ToolWebFetch && p.Name != api.ToolWebSearch {
-		return nil
-	}
-	if p.AllowedDomains != nil && p.BlockedDomains != nil {
-		return api.Invalid(field, "allowed_domains and blocked_domains exclude each other")
-	}
-	for name, list := range map[string][]string{"allowed_domains": p.AllowedDomains, "blocked_domains": p.BlockedDomains} {
-		if list != nil && (len(list) == 0 || len(list) > maxDomains) {
-			return api.Invalid(field+"."+name, "must hold 1 to %d domains", maxDomains)
-		}
-	}
-	config.AllowedDomains, config.BlockedDomains = p.AllowedDomains, p.BlockedDomains
-	if p.Name == api.ToolWebSearch {
-		config.UserLocation = p.UserLocation
-		return nil
-	}
-	config.MaxContentTokens, config.URLSources = p.MaxContentTokens, p.URLSources
-	if len(config.URLSources) == 0 {
-		config.URLSources = json.RawMessage("null")
-	}
-	return nil
-}
+// maxMCPTool bounds the name of a tool of an MCP server, in characters.
+const maxMCPTool = 128
 
 func (p toolParams) custom(field string) (api.Tool, error) {
 	if !api.IsName(p.Name) {
@@ -390,6 +395,31 @@ func checkTools(tools []api.Tool, servers []api.MCPServer) error {
 		}
 	}
 	return nil
+}
+
+// Reconfigure replaces the tools and the servers of a session's agent, where
+// they are given.
+func Reconfigure(a *api.SessionAgent, tools api.Optional[[]json.RawMessage], servers api.Optional[[]api.MCPServer]) (err error) {
+	if tools.Set {
+		if a.Tools, err = ParseTools(tools.Value); err != nil {
+			return inAgent(err)
+		}
+	}
+	if servers.Set {
+		a.MCPServers = append([]api.MCPServer{}, servers.Value...)
+	}
+	return inAgent(Check(a.Tools, a.MCPServers, a.Skills))
+}
+
+// inAgent says in an error's message that its field is one of agent.
+func inAgent(err error) error {
+	var wire *api.Error
+	if !errors.As(err, &wire) {
+		return err
+	}
+	inside := *wire
+	inside.Message = "agent." + inside.Message
+	return &inside
 }
 
 // decode decodes part of a request, naming in its error the field that has the

@@ -11,7 +11,7 @@ import (
 type reference struct {
 	ID         string                          `json:"id"`
 	Type       string                          `json:"type"`
-	Version    int64                           `json:"version"`
+	Version    api.Optional[int64]             `json:"version"`
 	Model      api.Optional[json.RawMessage]   `json:"model"`
 	System     api.Optional[string]            `json:"system"`
 	Tools      api.Optional[[]json.RawMessage] `json:"tools"`
@@ -35,10 +35,10 @@ func (s *Store) Resolve(ctx context.Context, workspaceID string, raw json.RawMes
 	if ref.Type != "agent" && ref.Type != "agent_with_overrides" {
 		return api.SessionAgent{}, api.Invalid("agent.type", "must be agent or agent_with_overrides")
 	}
-	if ref.Version < 0 {
+	if ref.Version.Given() && ref.Version.Value < 1 {
 		return api.SessionAgent{}, api.Invalid("agent.version", "must be at least 1")
 	}
-	a, err := s.Get(ctx, workspaceID, ref.ID, ref.Version)
+	a, err := s.Get(ctx, workspaceID, ref.ID, ref.Version.Value)
 	if err != nil {
 		return api.SessionAgent{}, err
 	}
@@ -59,16 +59,13 @@ func (r reference) override(a *api.Agent) error {
 	effort := a.Model.Effort
 	p := Params{Model: r.Model, System: r.System, Tools: r.Tools, MCPServers: r.MCPServers, Skills: r.Skills}
 	if err := p.apply(a); err != nil {
-		if wire, ok := err.(*api.Error); ok {
-			wire.Message = "agent." + wire.Message
-		}
-		return err
+		return inAgent(err)
 	}
 	if err := checkReserved(a); err != nil {
 		return err
 	}
 	a.Model.Effort = effort // an override of the model keeps the agent's effort
-	if len(a.Tools) == 0 && len(a.Skills) > 0 {
+	if r.Tools.Set && len(a.Tools) == 0 && len(a.Skills) > 0 {
 		return api.Invalid("agent.tools", "cannot be empty while the agent has skills, which are read with tools")
 	}
 	return nil

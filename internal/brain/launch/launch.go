@@ -45,8 +45,6 @@ type Params struct {
 // Start creates a session, or says which field is wrong and creates nothing.
 func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.Session, error) {
 	switch {
-	case p.Budget.Given():
-		return api.Session{}, api.Invalid("budget", "is not supported by this server yet")
 	case len(p.Agent) == 0:
 		return api.Session{}, api.Invalid("agent", "is required")
 	case p.EnvironmentID == "":
@@ -78,6 +76,9 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
 		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
 		VaultIDs: p.VaultIDs,
+	}
+	if p.Budget.Given() {
+		create.Budget = p.Budget.Value
 	}
 	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
 	if err != nil {

@@ -160,7 +160,7 @@ func (l *Loop) poisoned(ctx context.Context, run *session.Run, cause error) {
 		Type:        api.SessionErrorUnknown,
 		Message:     "The server could not take the next step; its log has the cause.",
 		RetryStatus: api.RetryStatus{Type: api.RetryExhausted},
-	}, time.Time{})
+	}, api.ModelUsage{}, time.Time{})
 	if err != nil && !errors.Is(err, session.ErrStale) {
 		l.Log.Error("a session could be neither run nor stopped; its lease will lapse and it will be tried again", "session", run.SessionID, "error", errors.Join(cause, err))
 	}
@@ -194,6 +194,10 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 		return err
 	}
 	_, taken, err := run.BeginRequest(ctx)
+	if errors.Is(err, session.ErrBudgetReached) {
+		l.Log.Info("a session's budget is reached", "session", run.SessionID)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -209,7 +213,7 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 	case ctx.Err() != nil, errors.Is(err, session.ErrStale):
 		return errors.Join(err, ctx.Err())
 	case err != nil:
-		return l.fail(ctx, run, snap.Failures, err)
+		return l.fail(ctx, run, snap.Failures, reply.Usage, err)
 	}
 	return run.CompleteRequest(ctx, completion(reply, preview, tools))
 }
@@ -256,7 +260,7 @@ func (l *Loop) watch(ctx context.Context, cancel context.CancelCauseFunc, run *s
 }
 
 // fail reports a failed model request and says when it is tried again, if it is.
-func (l *Loop) fail(ctx context.Context, run *session.Run, failures int, err error) error {
+func (l *Loop) fail(ctx context.Context, run *session.Run, failures int, usage api.ModelUsage, err error) error {
 	var failed *model.Error
 	if !errors.As(err, &failed) {
 		return err
@@ -271,7 +275,7 @@ func (l *Loop) fail(ctx context.Context, run *session.Run, failures int, err err
 	} else {
 		l.Log.Error("a turn failed", "session", run.SessionID, "error", failed, "attempt", failures+1)
 	}
-	return run.FailRequest(ctx, report, at)
+	return run.FailRequest(ctx, report, usage, at)
 }
 
 // maxPause bounds the pause between two tries.

@@ -41,6 +41,7 @@ func lists(s *site) []list {
 		{"credentials", s.fill("/v1/vaults/{vault_id}/credentials"), false, func() {
 			b.credential(s.ids["vault_id"], object{"type": "static_bearer", "token": "t", "mcp_server_url": "https://example.com/" + api.NewID("x")})
 		}},
+		{"files", "/v1/files", false, func() { b.file("data.csv", "1,2") }},
 		{"events", "/v1/sessions/" + quiet.ID + "/events", true, interrupt},
 		{"latest events", "/v1/sessions/" + quiet.ID + "/events?order=desc", false, interrupt},
 	}
@@ -267,8 +268,8 @@ func TestSessionFilters(t *testing.T) {
 		gone := b.session(s.agent.ID, s.env.ID)
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/sessions/"+gone.ID, nil)
 		all := ok[api.Page[api.Session]](b, b.key, "GET", "/v1/sessions?include_archived=true", nil).Data
-		if len(all) != 4 {
-			t.Fatalf("%d sessions, want 4", len(all))
+		if len(all) != 5 {
+			t.Fatalf("%d sessions, want 5", len(all))
 		}
 		open := func(x api.Session) bool { return x.ArchivedAt == nil }
 		want := map[string]func(api.Session) bool{

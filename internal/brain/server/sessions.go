@@ -2,7 +2,6 @@ package server
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -127,10 +126,7 @@ func (s *server) updateSession(r *request) (any, error) {
 	if err := r.decode(&p); err != nil {
 		return nil, err
 	}
-	if p.Budget.Given() {
-		return nil, api.Invalid("budget", "is create-only, and not supported by this server yet")
-	}
-	update := session.UpdateParams{Metadata: p.Metadata.Value}
+	update := session.UpdateParams{Metadata: p.Metadata.Value, Budget: p.Budget}
 	if p.VaultIDs.Set {
 		if err := s.Vaults.Check(r.Context(), r.principal.WorkspaceID, p.VaultIDs.Value); err != nil {
 			return nil, err
@@ -142,27 +138,10 @@ func (s *server) updateSession(r *request) (any, error) {
 		title := p.Title.Pointer()
 		update.Title = &title
 	}
-	id := r.PathValue("session_id")
 	if p.Agent != nil && (p.Agent.Tools.Set || p.Agent.MCPServers.Set) {
-		current, err := s.Sessions.Get(r.Context(), r.principal.WorkspaceID, id)
-		if err != nil {
-			return nil, err
-		}
-		tools, servers := current.Agent.Tools, current.Agent.MCPServers
-		if p.Agent.Tools.Set {
-			if tools, err = agent.ParseTools(p.Agent.Tools.Value); err != nil {
-				return nil, err
-			}
-		}
-		if p.Agent.MCPServers.Set {
-			servers = append([]api.MCPServer{}, p.Agent.MCPServers.Value...)
-		}
-		if err := agent.Check(tools, servers, current.Agent.Skills); err != nil {
-			return nil, fmt.Errorf("agent: %w", err)
-		}
-		update.Tools, update.MCPServers = &tools, &servers
+		update.Agent = func(a *api.SessionAgent) error { return agent.Reconfigure(a, p.Agent.Tools, p.Agent.MCPServers) }
 	}
-	return s.Sessions.Update(r.Context(), r.principal.WorkspaceID, id, update)
+	return s.Sessions.Update(r.Context(), r.principal.WorkspaceID, r.PathValue("session_id"), update)
 }
 
 func (s *server) archiveSession(r *request) (any, error) {

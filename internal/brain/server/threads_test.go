@@ -217,15 +217,6 @@ func TestTwoAgentsAtWork(t *testing.T) {
 	})
 }
 
-func count(events []api.Event, kind api.EventType) (n int) {
-	for _, e := range events {
-		if e.Type == kind {
-			n++
-		}
-	}
-	return n
-}
-
 // wantInOrder wants the words in a list in this order, with whatever between.
 func wantInOrder(t *testing.T, list []string, words ...string) {
 	t.Helper()

@@ -145,6 +145,7 @@ func (b *brain) site() *site {
 	maps.Copy(s.ids, skillIDs)
 	s.ids["model_id"] = fakemodel.Models[0]
 	s.addThreads()
+	s.addBudget()
 	s.addWorkspaces()
 	s.addVault()
 	s.addTunnel()

@@ -19,6 +19,7 @@ import (
 // that the log has grown, it reads what it lacks, so it may lag without cost.
 // It is for one goroutine.
 type Subscription struct {
+	ctx    context.Context // bounds reads of the log, which may take longer than a call of Next is to wait
 	store  *Store
 	id     string
 	last   int64 // seq of the last event delivered
@@ -35,9 +36,9 @@ const batch = 256
 // the log, from the event after it. It delivers every later event at least
 // once, in order. An unknown afterID is as none. A session or thread that is
 // over delivers its last event, so that nobody waits for ever. The id is that of
-// a session, or a thread's log.
+// a session, or a thread's log. The subscription is of no use once ctx has ended.
 func (s *Store) Subscribe(ctx context.Context, id, afterID string) (*Subscription, error) {
-	sub := &Subscription{store: s, id: id, behind: true}
+	sub := &Subscription{ctx: ctx, store: s, id: id, behind: true}
 	// Listening comes first: what happens after the read below is then noticed.
 	sub.woken, sub.cancel = s.db.Subscribe(topic(id))
 	err := s.db.Read(ctx, func(tx db.Tx) error {
@@ -70,13 +71,14 @@ func (s *Store) Subscribe(ctx context.Context, id, afterID string) (*Subscriptio
 
 // Next waits for what comes next: stored events, or previews (JSON only, no
 // Seq), which are best effort. It returns io.EOF after the log's last event.
+// Ctx bounds the waiting only.
 func (sub *Subscription) Next(ctx context.Context) ([]StoredEvent, error) {
 	for {
 		if sub.ended {
 			return nil, io.EOF
 		}
 		if sub.behind {
-			events, err := sub.read(ctx)
+			events, err := sub.read()
 			if len(events) > 0 || err != nil {
 				return events, err
 			}
@@ -94,10 +96,10 @@ func (sub *Subscription) Next(ctx context.Context) ([]StoredEvent, error) {
 	}
 }
 
-func (sub *Subscription) read(ctx context.Context) ([]StoredEvent, error) {
+func (sub *Subscription) read() ([]StoredEvent, error) {
 	var events []StoredEvent
-	err := sub.store.db.Read(ctx, func(tx db.Tx) (err error) {
-		events, err = storedEvents(ctx, tx, "log_id = ? AND seq > ? ORDER BY seq LIMIT ?", sub.id, sub.last, batch)
+	err := sub.store.db.Read(sub.ctx, func(tx db.Tx) (err error) {
+		events, err = storedEvents(sub.ctx, tx, "log_id = ? AND seq > ? ORDER BY seq LIMIT ?", sub.id, sub.last, batch)
 		return err
 	})
 	if err != nil {

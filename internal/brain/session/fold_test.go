@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"reflect"
 	"slices"
+	"strconv"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"hearth/api"
+	"hearth/internal/brain/price"
 )
 
 // folded is what a log says of its session to somebody who has nothing else.
@@ -16,6 +18,7 @@ type folded struct {
 	status   api.SessionStatus
 	waitsFor []string // the calls named by the idle status, if it is idle
 	usage    api.SessionUsage
+	cost     int64 // billionths of a dollar
 	title    *string
 	calls    []*foldedCall // in order
 
@@ -111,6 +114,7 @@ func (f *folded) open() []*foldedCall {
 func fold(t rapid.TB, log []StoredEvent, now time.Time) *folded {
 	t.Helper()
 	f := &folded{status: api.SessionIdle, waitsFor: []string{}, threads: map[string]*foldedThread{}}
+	f.usage.ListCost = dollars("0")
 	var last api.Event
 	for _, stored := range log {
 		e := decodeEvent(t, stored.JSON)
@@ -166,12 +170,18 @@ func (f *folded) add(t rapid.TB, e api.Event, raw json.RawMessage, before api.Ev
 		f.usage.OutputTokens += e.ModelUsage.OutputTokens
 		f.usage.CacheReadInputTokens += e.ModelUsage.CacheReadInputTokens
 		f.usage.CacheCreation.Ephemeral5m += e.ModelUsage.CacheCreationInputTokens
+		cost, _ := testPrices.Cost(testModel, *e.ModelUsage)
+		f.cost += cost
+		f.usage.ListCost = dollars(strconv.FormatInt(f.cost/price.NanosPerCent, 10))
 	case api.EventSessionUpdated:
 		var update api.SessionUpdatedEvent
 		if err := json.Unmarshal(raw, &update); err != nil {
 			t.Fatal(err)
 		}
-		f.title = update.Title
+		f.title = nil
+		if update.Title != nil {
+			f.title = *update.Title
+		}
 	default:
 		f.addCall(t, e)
 	}

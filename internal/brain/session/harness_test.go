@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"hearth/api"
+	"hearth/internal/brain/price"
 	"hearth/internal/brain/queue"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
@@ -49,6 +50,18 @@ const (
 // roster is whom the sessions' agent can call on.
 const roster = `{"type":"coordinator","agents":[{"id":"agent_helper","type":"agent","version":1,"name":"helper","model":{"id":"test-model"}}]}`
 
+// testModel is what sessions think with, at prices that make a few tokens a cent.
+var (
+	testModel  = api.ModelConfig{ID: "test-model"}
+	testPrices = func() *price.Table {
+		t, err := price.Parse([]byte(`{"models": {"test-model": {"input": 1000, "output": 5000}}}`))
+		if err != nil {
+			panic(err)
+		}
+		return t
+	}()
+)
+
 // each runs a test on each database.
 func each(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Parallel()
@@ -75,7 +88,7 @@ func newBench(t *testing.T, d *db.DB) *bench {
 // server is one more server's store, on the same clock and without a queue.
 func (b *bench) server(t *testing.T, d *db.DB) *Store {
 	t.Helper()
-	s, err := New(b.ctx, Config{DB: d, RunTTL: runTTL})
+	s, err := New(b.ctx, Config{DB: d, RunTTL: runTTL, Prices: testPrices})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +118,7 @@ func (b *bench) create(t rapid.TB, environmentType string) string {
 	t.Helper()
 	s, err := b.store.Create(b.ctx, CreateParams{
 		WorkspaceID: workspace, EnvironmentID: environment, EnvironmentType: environmentType,
-		Agent: api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: api.ModelConfig{ID: "test-model"}, Multiagent: json.RawMessage(roster)},
+		Agent: api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: testModel, Multiagent: json.RawMessage(roster)},
 	})
 	if err != nil {
 		t.Fatalf("create: %v", err)

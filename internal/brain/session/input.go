@@ -124,9 +124,15 @@ func parseMessage(path string, raw json.RawMessage, kind api.EventType, textOnly
 	allowed := []string{"text", "image", "document"}
 	if textOnly {
 		allowed = allowed[:1]
+		if len(e.Content) > maxSystemBlocks {
+			return nil, api.Invalid(path+".content", "holds %d blocks, at most %d are allowed", len(e.Content), maxSystemBlocks)
+		}
 	}
 	return e, checkContent(path, e.Content, allowed)
 }
+
+// maxSystemBlocks is how many blocks a system.message may have.
+const maxSystemBlocks = 1000
 
 func parseConfirmation(path string, raw json.RawMessage) (headed, error) {
 	e := &api.ToolConfirmationEvent{}

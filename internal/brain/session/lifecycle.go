@@ -28,6 +28,7 @@ type CreateParams struct {
 	Resources       []json.RawMessage
 	ResourceTokens  map[string]string // sealed, by resource id
 	InitialEvents   []json.RawMessage // user.message only
+	Budget          json.RawMessage   // nil for none
 }
 
 // Create makes a session: idle, or running when it has initial events.
@@ -53,6 +54,14 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 	fresh, err := newRow(p, s.now())
 	if err != nil {
 		return api.Session{}, err
+	}
+	if p.Budget != nil {
+		if fresh.limit, err = parseBudget(p.Budget); err != nil {
+			return api.Session{}, err
+		}
+		if err := s.budgetable(p.Agent); err != nil {
+			return api.Session{}, err
+		}
 	}
 	var r row
 	err = s.db.Write(ctx, func(tx db.Tx) error {
@@ -131,17 +140,20 @@ func checkTitle(title *string) error {
 }
 
 // UpdateParams: nil fields stay. Title points to a nil pointer to clear it. A
-// Metadata value of nil deletes its key.
+// Metadata value of nil deletes its key. Budget is null to remove it.
 type UpdateParams struct {
-	Title      **string
-	Metadata   map[string]*string
-	Tools      *[]api.Tool
-	MCPServers *[]api.MCPServer
-	VaultIDs   *[]string
+	Title    **string
+	Metadata map[string]*string
+	VaultIDs *[]string
+	Budget   api.Optional[json.RawMessage]
+	// Agent changes the session's agent, which must be idle for it. It is called
+	// under the session's lock, maybe more than once.
+	Agent func(*api.SessionAgent) error
 }
 
-// Update changes a session and logs session.updated with what changed. Tools,
-// servers and vaults change only while the session is idle.
+// Update changes a session and logs session.updated with what changed. Agent and
+// vaults change only while the session is idle. A budget that allows more lets
+// turns go on that the one before had stopped.
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p UpdateParams) (api.Session, error) {
 	if p.Title != nil {
 		if err := checkTitle(*p.Title); err != nil {
@@ -167,30 +179,14 @@ func (m *mutation) update(p UpdateParams) error {
 	event := &api.SessionUpdatedEvent{EventHead: api.EventHead{Type: api.EventSessionUpdated}}
 	changed := false
 	if p.Title != nil && nullString(*p.Title) != m.title {
-		m.title, event.Title, changed = nullString(*p.Title), *p.Title, true
+		m.title, event.Title, changed = nullString(*p.Title), p.Title, true
 	}
-	if len(p.Metadata) > 0 {
-		metadata := map[string]string{}
-		if err := json.Unmarshal([]byte(m.metadata), &metadata); err != nil {
-			return err
-		}
-		if err := api.MergeMetadata(metadata, p.Metadata); err != nil {
-			return err
-		}
-		raw, err := json.Marshal(metadata)
+	for _, part := range []func(UpdateParams, *api.SessionUpdatedEvent) (bool, error){m.updateMetadata, m.updateBudget, m.updateAgent} {
+		also, err := part(p, event)
 		if err != nil {
 			return err
 		}
-		if string(raw) != m.metadata {
-			m.metadata, event.Metadata, changed = string(raw), metadata, true
-		}
-	}
-	if p.Tools != nil || p.MCPServers != nil {
-		agent, err := m.updateAgent(p)
-		if err != nil {
-			return err
-		}
-		event.Agent, changed = agent, true
+		changed = changed || also
 	}
 	if p.VaultIDs != nil {
 		raw, err := json.Marshal(*p.VaultIDs)
@@ -211,26 +207,61 @@ func (m *mutation) update(p UpdateParams) error {
 	if err != nil {
 		return fmt.Errorf("update session %s: %w", m.id, err)
 	}
-	return m.append(event, nil)
+	if err := m.append(event, nil); err != nil {
+		return err
+	}
+	return m.resume()
 }
 
-func (m *mutation) updateAgent(p UpdateParams) (*api.SessionAgent, error) {
+func (m *mutation) updateMetadata(p UpdateParams, event *api.SessionUpdatedEvent) (changed bool, err error) {
+	if len(p.Metadata) == 0 {
+		return false, nil
+	}
+	metadata := map[string]string{}
+	if err := json.Unmarshal([]byte(m.metadata), &metadata); err != nil {
+		return false, err
+	}
+	if err := api.MergeMetadata(metadata, p.Metadata); err != nil {
+		return false, err
+	}
+	raw, err := json.Marshal(metadata)
+	if err != nil || string(raw) == m.metadata {
+		return false, err
+	}
+	m.metadata, event.Metadata = string(raw), metadata
+	return true, nil
+}
+
+func (m *mutation) updateBudget(p UpdateParams, event *api.SessionUpdatedEvent) (changed bool, err error) {
+	if !p.Budget.Set {
+		return false, nil
+	}
+	if changed, err = m.setBudget(p.Budget); changed {
+		event.Budget = m.budget()
+	}
+	return changed, err
+}
+
+func (m *mutation) updateAgent(p UpdateParams, event *api.SessionUpdatedEvent) (changed bool, err error) {
+	if p.Agent == nil {
+		return false, nil
+	}
 	if m.status != api.SessionIdle {
-		return nil, api.Invalid("agent", "tools and mcp_servers can only be changed while the session is idle; it is %s", m.status)
+		return false, api.Invalid("agent", "tools and mcp_servers can only be changed while the session is idle; it is %s", m.status)
 	}
 	var agent api.SessionAgent
 	if err := json.Unmarshal([]byte(m.agent), &agent); err != nil {
-		return nil, err
+		return false, err
 	}
-	if p.Tools != nil {
-		agent.Tools = *p.Tools
-	}
-	if p.MCPServers != nil {
-		agent.MCPServers = *p.MCPServers
+	if err := p.Agent(&agent); err != nil {
+		return false, err
 	}
 	raw, err := json.Marshal(agent)
-	m.agent = string(raw)
-	return &agent, err
+	if err != nil || string(raw) == m.agent {
+		return false, err
+	}
+	m.agent, event.Agent = string(raw), &agent
+	return true, nil
 }
 
 // Archive terminates a session and keeps it readable. A session that is

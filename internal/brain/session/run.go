@@ -215,7 +215,7 @@ func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) {
 		}
 		out.EnvironmentType, out.Failures, out.Halted, out.Primary = sr.environmentType, int(t.failures), t.halted, t.primary()
 		out.Thread = Standing{ID: t.id, Name: t.name, Status: t.status, Waits: t.blocking != "[]"}
-		if out.Agent, err = t.thinker(out.Session); err != nil {
+		if out.Agent, err = t.thinker(out.Session.Agent); err != nil {
 			return err
 		}
 		if out.Open, err = readCalls(ctx, tx, "session_id = ? AND thread_id = ? AND state = 'open' ORDER BY seq", r.SessionID, t.callsID()); err != nil {
@@ -244,10 +244,10 @@ func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) {
 
 func isInterrupt(e LogEvent) bool { return e.Type == api.EventUserInterrupt }
 
-// thinker is the agent that thinks for the thread.
-func (t *thread) thinker(s api.Session) (api.SessionAgent, error) {
+// thinker is the agent that thinks for the thread; the session's own for the primary one.
+func (t *thread) thinker(primary api.SessionAgent) (api.SessionAgent, error) {
 	if t.primary() {
-		return s.Agent, nil
+		return primary, nil
 	}
 	var head struct{ Type string }
 	if err := json.Unmarshal([]byte(t.agent), &head); err != nil {
@@ -305,13 +305,18 @@ type Draft struct {
 	Act func(Cast) (answer string, failed bool, err error)
 }
 
-// BeginRequest takes the queued messages into the log, makes the thread
+// BeginRequest fails with ErrBudgetReached, and makes the thread idle, when the
+// session's budget is reached. Otherwise it takes the queued messages into the log, makes the thread
 // running if it is not, ends a span that a dead run left open, and logs
 // span.model_request_start, whose id it returns with the messages taken.
 func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent, err error) {
+	reached := false
 	err = r.mutate(ctx, func(m *mutation) error {
 		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
 			return err
+		}
+		if reached = m.exhausted(); reached {
+			return m.hold()
 		}
 		if m.t.status != api.SessionRunning {
 			if err := m.change(causeInput, api.StopReason{}, nil); err != nil {
@@ -341,6 +346,9 @@ func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent
 		m.t.spanID, spanID = span.ID, span.ID
 		return nil
 	})
+	if err == nil && reached {
+		err = ErrBudgetReached
+	}
 	return spanID, taken, err
 }
 
@@ -373,14 +381,13 @@ func (m *mutation) endSpan(failed bool, usage api.ModelUsage) error {
 		ModelRequestStartID: m.t.spanID, IsError: &failed, ModelUsage: usage,
 	}
 	m.t.spanID = ""
-	m.inputTokens += usage.InputTokens
-	m.outputTokens += usage.OutputTokens
-	m.cacheRead += usage.CacheReadInputTokens
-	m.cacheWrite += usage.CacheCreationInputTokens
 	m.t.inputTokens += usage.InputTokens
 	m.t.outputTokens += usage.OutputTokens
 	m.t.cacheRead += usage.CacheReadInputTokens
 	m.t.cacheWrite += usage.CacheCreationInputTokens
+	if err := m.spend(usage); err != nil {
+		return err
+	}
 	return m.append(end, nil)
 }
 
@@ -501,11 +508,11 @@ func spoken(drafts []Draft) string {
 
 // FailRequest logs a failed request. With retry status retrying the thread is
 // rescheduled and due at retryAt; exhausted ends the turn, and what was queued
-// with it; terminal ends the thread, and with the primary one the session. It
-// releases the run.
-func (r *Run) FailRequest(ctx context.Context, e api.SessionError, retryAt time.Time) error {
+// with it; terminal ends the thread, and with the primary one the session. Usage is
+// what the provider has counted all the same. It releases the run.
+func (r *Run) FailRequest(ctx context.Context, e api.SessionError, usage api.ModelUsage, retryAt time.Time) error {
 	return r.mutate(ctx, func(m *mutation) error {
-		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
+		if err := m.endSpan(true, usage); err != nil {
 			return err
 		}
 		failure := &api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: e}

@@ -87,7 +87,7 @@ func writes(b *bench, run *Run) map[string]error {
 	return map[string]error{
 		"begin":     begun,
 		"complete":  run.CompleteRequest(b.ctx, Completion{}),
-		"fail":      run.FailRequest(b.ctx, api.SessionError{RetryStatus: api.RetryStatus{Type: api.RetryExhausted}}, time.Time{}),
+		"fail":      run.FailRequest(b.ctx, api.SessionError{RetryStatus: api.RetryStatus{Type: api.RetryExhausted}}, api.ModelUsage{}, time.Time{}),
 		"interrupt": run.ApplyInterrupt(b.ctx, nil, api.ModelUsage{}),
 		"renew":     run.Renew(b.ctx),
 		"release":   run.Release(b.ctx, time.Time{}),

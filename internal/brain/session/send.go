@@ -34,6 +34,12 @@ func (m *mutation) accept(inputs []input, from Sender) ([]json.RawMessage, error
 	if m.status == api.SessionTerminated {
 		return nil, api.Conflict("session %s is over and takes no more events", m.id)
 	}
+	if err := m.onlyAnswers(inputs); err != nil {
+		return nil, err
+	}
+	if n := len(inputs) - 1; m.blocking != "[]" && inputs[n].event.Head().Type == api.EventSystemMessage && inputs[n-1].event.Head().Type == api.EventUserMessage {
+		return nil, api.Invalid(inputs[n].path, "while session %s waits for answers, a system.message may only follow a tool result in the same request", m.id)
+	}
 	var settles []*thread
 	var ids []string
 	for _, in := range inputs {
@@ -143,7 +149,7 @@ func (m *mutation) acceptInterrupt(path string, e *api.InterruptEvent) (string, 
 	for _, t := range targets {
 		err := m.on(t, func() error {
 			free, err := m.free()
-			if err != nil || free {
+			if err != nil || free || t.held {
 				return err
 			}
 			queued, t.halted = true, true

@@ -2,7 +2,7 @@
 // alone may change their status, the tool calls that wait for answers, and the
 // fan-out to subscribers. A session has one thread or more, each with its own
 // log and its own run. It owns the tables sessions, threads, events, deliveries,
-// tool_calls and resource_tokens and may call queue and db.
+// tool_calls and resource_tokens and may call queue, price and db.
 package session
 
 import (
@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/price"
 	"hearth/internal/db"
 )
 
@@ -31,6 +32,9 @@ type Config struct {
 	DB *db.DB
 	// RunTTL is how long a run lease lasts without being renewed. Default 15 s.
 	RunTTL time.Duration
+	// Prices are the list prices that requests are counted at. Default
+	// price.Default().
+	Prices *price.Table
 	// Alone tells that no other server uses the database. Runs that are held are
 	// then those of an earlier life, and end at once.
 	Alone bool
@@ -41,6 +45,7 @@ type Store struct {
 	db     *db.DB
 	runTTL time.Duration
 	queue  Offerer
+	prices *price.Table
 	now    func() time.Time
 	recent *recent
 }
@@ -54,6 +59,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.RunTTL == 0 {
 		cfg.RunTTL = 15 * time.Second
 	}
+	if cfg.Prices == nil {
+		cfg.Prices = price.Default()
+	}
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
@@ -61,7 +69,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.DB.Migrate(ctx, "session", dir); err != nil {
 		return nil, err
 	}
-	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}
+	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, prices: cfg.Prices, now: time.Now, recent: newRecent()}
 	if cfg.Alone {
 		err = s.db.Write(ctx, func(tx db.Tx) error {
 			for _, table := range []string{"sessions", "threads"} {
@@ -98,16 +106,18 @@ type row struct {
 	active                                           int64 // microseconds spent running, the current stretch not included
 	inputTokens, outputTokens, cacheRead, cacheWrite int64 // of all threads
 	children                                         int64 // how many threads were made besides the primary one
+	spending
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, children`
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, held, children, ` + spendingColumns
 
 func (r *row) fields() []any {
-	return []any{sessionID{r}, &r.workspaceID, &r.environmentID, &r.environmentType, &r.primary.id, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
+	return append([]any{sessionID{r}, &r.workspaceID, &r.environmentID, &r.environmentType, &r.primary.id, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
 		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.primary.seq, &r.primary.epoch, &r.primary.due, &r.primary.runUntil, &r.primary.spanID, &r.primary.failures, &r.runningSince, &r.active,
-		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active, boolean{&r.primary.halted}, boolean{&r.primary.rested}, &r.children}
+		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active,
+		boolean{&r.primary.halted}, boolean{&r.primary.rested}, boolean{&r.primary.held}, &r.children}, r.spending.fields()...)
 }
 
 // sessionID is the id of a session, which is also the id of its primary
@@ -125,11 +135,12 @@ func (s sessionID) Scan(from any) error {
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
-		r.id, r.workspaceID, r.environmentID, r.environmentType, r.primary.id, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
-		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil, r.primary.spanID, r.primary.failures, r.runningSince, r.active,
-		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), r.children)
+		append([]any{r.id, r.workspaceID, r.environmentID, r.environmentType, r.primary.id, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
+			r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil, r.primary.spanID, r.primary.failures, r.runningSince, r.active,
+			r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active,
+			number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children}, r.spending.values()...)...)
 	return err
 }
 
@@ -138,10 +149,10 @@ func (r *row) insert(ctx context.Context, tx db.Tx) error {
 func (r *row) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE sessions SET status = ?, blocking = ?, updated_at = ?, archived_at = ?, deleted_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
 		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?,
-		thread_status = ?, thread_blocking = ?, thread_running_since = ?, thread_active = ?, halted = ?, rested = ?, children = ? WHERE id = ?`,
-		r.status, r.blocking, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil,
-		r.primary.spanID, r.primary.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite,
-		r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), r.children, r.id)
+		thread_status = ?, thread_blocking = ?, thread_running_since = ?, thread_active = ?, halted = ?, rested = ?, held = ?, children = ?, `+spendingSet+` WHERE id = ?`,
+		slices.Concat([]any{r.status, r.blocking, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil,
+			r.primary.spanID, r.primary.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite,
+			r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children}, r.spending.values(), []any{r.id})...)
 	if err != nil {
 		return fmt.Errorf("save session %s: %w", r.id, err)
 	}
@@ -152,13 +163,16 @@ func (r *row) save(ctx context.Context, tx db.Tx) error {
 func (r *row) session(now time.Time) (api.Session, error) {
 	out := api.Session{
 		ID: r.id, Type: "session", Status: r.status, EnvironmentID: r.environmentID,
-		Budget: json.RawMessage("null"), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
+		Budget: r.budget(), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
 		CreatedAt: at(r.created), UpdatedAt: at(r.updated),
 	}
 	if r.title.Valid {
 		out.Title = &r.title.String
 	}
 	end := now
+	if r.status == api.SessionTerminated {
+		end = at(r.updated)
+	}
 	if r.archived.Valid {
 		end = at(r.archived.Int64)
 		out.ArchivedAt = &end
@@ -182,8 +196,10 @@ func (r *row) usage(now time.Time) api.SessionUsage {
 	}
 	return api.SessionUsage{
 		InputTokens: r.inputTokens, OutputTokens: r.outputTokens, CacheReadInputTokens: r.cacheRead,
-		CacheCreation: api.CacheCreation{Ephemeral5m: r.cacheWrite},
+		CacheCreation: api.CacheCreation{Ephemeral1h: r.cacheWrite1h, Ephemeral5m: r.cacheWrite - r.cacheWrite1h},
 		ActiveSeconds: float64(active) / 1e6,
+		ListCost:      r.listCost(),
+		ServerToolUse: api.ServerToolUse{WebFetchRequests: r.webFetches, WebSearchRequests: r.webSearches},
 	}
 }
 

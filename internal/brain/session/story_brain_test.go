@@ -121,7 +121,7 @@ func (s *story) endsRequest(t *rapid.T) {
 
 func (s *story) fails(t *rapid.T, retry string) {
 	failure := api.SessionError{Type: api.SessionErrorModelOverloaded, Message: "too much to do", RetryStatus: api.RetryStatus{Type: retry}}
-	s.wantWritten(t, "fail", s.run.FailRequest(s.ctx, failure, s.clock.now().Add(2*time.Second)))
+	s.wantWritten(t, "fail", s.run.FailRequest(s.ctx, failure, api.ModelUsage{}, s.clock.now().Add(2*time.Second)))
 	switch {
 	case retry != api.RetryTerminal:
 	case s.run.ThreadID == "":

@@ -165,10 +165,12 @@ func (s *story) wantListed(t *rapid.T, id string, raw json.RawMessage) {
 func (s *story) messages(t *rapid.T) {
 	free := s.free("")
 	inputs := []map[string]any{message("go on")}
+	refused := false
 	if rapid.Bool().Draw(t, "with a system message") {
 		inputs = append(inputs, map[string]any{"type": "system.message", "content": text("by the way")})
+		refused = len(s.said.waitsFor) > 0 // it may then accompany only a result
 	}
-	for i, e := range s.sends(t, SenderClient, false, inputs...) {
+	for i, e := range s.sends(t, SenderClient, refused, inputs...) {
 		if want := free && i == 0; (e.ProcessedAt != nil) != want {
 			t.Fatalf("%s of a session that is free (%v): processed at %v", e.Type, free, e.ProcessedAt)
 		}

@@ -26,6 +26,7 @@ type thread struct {
 	blocking  string // JSON array of the call ids the thread waits for
 	halted    bool   // an interrupt waits to be applied
 	rested    bool   // it has been idle after it ran
+	held      bool   // the session's budget has stopped its turn
 
 	created, updated int64
 	archived         sql.NullInt64
@@ -118,18 +119,18 @@ func number(b bool) int64 {
 }
 
 const threadColumns = `id, session_id, number, name, agent, status, blocking, halted, rested, created_at, updated_at, archived_at, seq, epoch, due_at, run_until,
-	span_id, failures, running_since, active, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens`
+	span_id, failures, running_since, active, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, held`
 
 func (t *thread) fields() []any {
 	return []any{&t.id, &t.sessionID, &t.number, &t.name, &t.agent, &t.status, &t.blocking, boolean{&t.halted}, boolean{&t.rested}, &t.created, &t.updated, &t.archived, &t.seq, &t.epoch, &t.due, &t.runUntil,
-		&t.spanID, &t.failures, &t.runningSince, &t.active, &t.inputTokens, &t.outputTokens, &t.cacheRead, &t.cacheWrite}
+		&t.spanID, &t.failures, &t.runningSince, &t.active, &t.inputTokens, &t.outputTokens, &t.cacheRead, &t.cacheWrite, boolean{&t.held}}
 }
 
 func (t *thread) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
 	_, err := tx.Exec(ctx, "INSERT INTO threads ("+threadColumns+") VALUES ("+marks+")",
 		t.id, t.sessionID, t.number, t.name, t.agent, t.status, t.blocking, number(t.halted), number(t.rested), t.created, t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
-		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite)
+		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite, number(t.held))
 	if err != nil {
 		return fmt.Errorf("make thread %s: %w", t.id, err)
 	}
@@ -138,9 +139,9 @@ func (t *thread) insert(ctx context.Context, tx db.Tx) error {
 
 func (t *thread) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE threads SET status = ?, blocking = ?, halted = ?, rested = ?, updated_at = ?, archived_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
-		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ? WHERE id = ?`,
+		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?, held = ? WHERE id = ?`,
 		t.status, t.blocking, number(t.halted), number(t.rested), t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
-		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite, t.id)
+		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite, number(t.held), t.id)
 	if err != nil {
 		return fmt.Errorf("save thread %s: %w", t.id, err)
 	}

@@ -83,21 +83,3 @@ func TestThreads(t *testing.T) {
 		s.typeScript("threads.mjs", "HEARTH_AGENT="+chief.ID, "HEARTH_ENVIRONMENT="+where.ID)
 	})
 }
-
-// awaitIdle waits until a session's turn has ended.
-func (s *server) awaitIdle(sessionID string) {
-	s.t.Helper()
-	events := s.SDK.Beta.Sessions.Events
-	stream := events.StreamEvents(s.t.Context(), sessionID, anthropic.BetaSessionEventStreamParams{})
-	defer stream.Close()
-	for {
-		last, err := events.List(s.t.Context(), sessionID, anthropic.BetaSessionEventListParams{Limit: anthropic.Int(1), Order: anthropic.BetaSessionEventListParamsOrderDesc})
-		must(s.t, err)
-		if len(last.Data) == 1 && last.Data[0].Type == string(api.EventSessionStatusIdle) {
-			return
-		}
-		if !stream.Next() {
-			s.t.Fatalf("session %s does not become idle: %v", sessionID, stream.Err())
-		}
-	}
-}

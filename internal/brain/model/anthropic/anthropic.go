@@ -181,7 +181,7 @@ func (a *Adapter) body(r model.Request) ([]byte, error) {
 	if r.Model.Effort != nil {
 		body["output_config"] = map[string]any{"effort": r.Model.Effort.Type}
 	}
-	if r.Model.Speed != "" {
+	if r.Model.Speed == "fast" {
 		body["speed"] = r.Model.Speed
 	}
 	if r.Model.InferenceGeo != "" {
@@ -218,6 +218,8 @@ func reply(m anthropic.Message, broken map[int]json.RawMessage) model.Reply {
 		Usage: api.ModelUsage{
 			InputTokens: m.Usage.InputTokens, OutputTokens: m.Usage.OutputTokens,
 			CacheCreationInputTokens: m.Usage.CacheCreationInputTokens, CacheReadInputTokens: m.Usage.CacheReadInputTokens,
+			CacheWrite1h: m.Usage.CacheCreation.Ephemeral1hInputTokens, Speed: speed(m.Usage.Speed),
+			WebSearches: m.Usage.ServerToolUse.WebSearchRequests, WebFetches: m.Usage.ServerToolUse.WebFetchRequests,
 		},
 	}
 	if m.StopReason == anthropic.StopReasonRefusal {
@@ -236,6 +238,15 @@ func reply(m anthropic.Message, broken map[int]json.RawMessage) model.Reply {
 		out.Blocks = append(out.Blocks, block)
 	}
 	return out
+}
+
+// speed is what a request was served at; other words than the two known are no
+// part of the contract.
+func speed(s anthropic.UsageSpeed) string {
+	if s == anthropic.UsageSpeedStandard || s == anthropic.UsageSpeedFast {
+		return string(s)
+	}
+	return ""
 }
 
 func known(s string) *string {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +62,45 @@ func TestRequestCarriesTheAgentsSettings(t *testing.T) {
 	}
 	if len(got.System) != 1 || got.System[0].Text != "Be brief." || !slices.Equal(got.ToolNames(), []string{"bash", "read"}) {
 		t.Errorf("system %+v, tools %v", got.System, got.ToolNames())
+	}
+}
+
+// TestStandardSpeedIsNotAskedFor: it is what there is without asking, and most
+// gateways do not know the word.
+func TestStandardSpeedIsNotAskedFor(t *testing.T) {
+	s := fakemodel.Start(t)
+	s.Play(fakemodel.Say("ok"))
+	r := modeltest.User("hello")
+	r.Model.Speed = "standard"
+	if _, _, err := modeltest.Ask(t, adapter(s), r); err != nil {
+		t.Fatal(err)
+	}
+	if speed, there := s.Requests()[0].Fields["speed"]; there {
+		t.Errorf("speed %s was sent", speed)
+	}
+}
+
+// TestUsageByKind: what costs differently is counted apart.
+func TestUsageByKind(t *testing.T) {
+	const stream = `event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1,"cache_read_input_tokens":2,"cache_creation_input_tokens":50,"cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":30},"speed":"fast"}}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":7,"server_tool_use":{"web_search_requests":3,"web_fetch_requests":4}}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+`
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, stream) // the client is the test
+	}))
+	defer s.Close()
+	reply, err := anthropic.New(anthropic.Config{BaseURL: s.URL, APIKey: "key"}).Stream(t.Context(), modeltest.User("hello"), func(model.Delta) {})
+	want := api.ModelUsage{InputTokens: 1, OutputTokens: 7, CacheReadInputTokens: 2, CacheCreationInputTokens: 50, CacheWrite1h: 30, Speed: "fast", WebSearches: 3, WebFetches: 4}
+	if err != nil || reply.Usage != want {
+		t.Errorf("%+v, want %+v: %v", reply.Usage, want, err)
 	}
 }
 
