@@ -310,21 +310,30 @@ func (p toolParams) custom(field string) (api.Tool, error) {
 
 // Check checks what tools, servers and skills must hold together.
 func Check(tools []api.Tool, servers []api.MCPServer, skills []api.Skill) error {
-	if len(skills) > maxSkills {
-		return api.Invalid("skills", "holds %d skills, at most %d are allowed", len(skills), maxSkills)
+	if err := checkSkills(skills); err != nil {
+		return err
 	}
 	for i, s := range skills {
-		if s.SkillID == "" || s.Type != "anthropic" && s.Type != "custom" {
-			return api.Invalid(fmt.Sprintf("skills[%d]", i), "needs a skill_id and the type anthropic or custom")
-		}
 		if s.Version == "" {
-			skills[i].Version = "latest"
+			skills[i].Version = api.LatestVersion
 		}
 	}
 	if err := checkServers(servers); err != nil {
 		return err
 	}
 	return checkTools(tools, servers)
+}
+
+func checkSkills(skills []api.Skill) error {
+	if len(skills) > maxSkills {
+		return api.Invalid("skills", "holds %d skills, at most %d are allowed", len(skills), maxSkills)
+	}
+	for i, s := range skills {
+		if s.SkillID == "" || s.Type != api.SkillSourceAnthropic && s.Type != api.SkillSourceCustom {
+			return api.Invalid(fmt.Sprintf("skills[%d]", i), "needs a skill_id and the type anthropic or custom")
+		}
+	}
+	return nil
 }
 
 func checkServers(servers []api.MCPServer) error {

@@ -46,8 +46,8 @@ func (s *site) addProfile() {
 	s.ids["user_profile_id"] = ok[api.UserProfile](s.brain, s.brain.key, "POST", "/v1/user_profiles", object{"name": "Ada"}).ID
 }
 
-// version makes a request about profiles in the shape of a version.
-func (b *brain) version(v api.ProfileVersion, method, path string, body any) answer {
+// inShape makes a request about profiles in the shape of a version.
+func (b *brain) inShape(v api.ProfileVersion, method, path string, body any) answer {
 	b.t.Helper()
 	r := b.request(b.ctx, b.key, method, path, body)
 	if v != "" {
@@ -92,7 +92,7 @@ func TestProfiles(t *testing.T) {
 // profile, and takes no others.
 func TestProfileVersions(t *testing.T) {
 	each(t, func(t *testing.T, b *brain) {
-		made := b.version(api.Profiles202608, "POST", "/v1/user_profiles", object{"name": "Ada", "external_id": "u1", "external_user_onboarded_at": "2026-01-02T15:04:05Z"})
+		made := b.inShape(api.Profiles202608, "POST", "/v1/user_profiles", object{"name": "Ada", "external_id": "u1", "external_user_onboarded_at": "2026-01-02T15:04:05Z"})
 		var u struct{ ID string }
 		must(t, json.Unmarshal(made.body, &u))
 		common := []string{"created_at", "id", "metadata", "name", "trust_grants", "type", "updated_at"}
@@ -104,9 +104,9 @@ func TestProfileVersions(t *testing.T) {
 		} {
 			want := slices.Sorted(slices.Values(append(more, common...)))
 			var listed api.Page[object]
-			must(t, json.Unmarshal(b.version(v, "GET", "/v1/user_profiles", nil).body, &listed))
+			must(t, json.Unmarshal(b.inShape(v, "GET", "/v1/user_profiles", nil).body, &listed))
 			var got object
-			must(t, json.Unmarshal(b.version(v, "GET", "/v1/user_profiles/"+u.ID, nil).body, &got))
+			must(t, json.Unmarshal(b.inShape(v, "GET", "/v1/user_profiles/"+u.ID, nil).body, &got))
 			for _, shown := range []object{got, listed.Data[0]} {
 				if keys := slices.Sorted(keysOf(shown)); !slices.Equal(keys, want) {
 					t.Errorf("%q shows %v, want %v", v, keys, want)
@@ -115,7 +115,7 @@ func TestProfileVersions(t *testing.T) {
 			for field, value := range map[string]any{
 				"external_user_details": object{"country": "DE"}, "access_type": "passthrough", "external_id": "u1", "external_user_onboarded_at": "2026-01-02T15:04:05Z",
 			} {
-				a := b.version(v, "POST", "/v1/user_profiles/"+u.ID, object{field: value})
+				a := b.inShape(v, "POST", "/v1/user_profiles/"+u.ID, object{field: value})
 				if takes := slices.Contains(more, field); takes != (a.status == 200) || !takes && !strings.HasPrefix(a.failure().Message, field+":") {
 					t.Errorf("%q with %s: %d %s", v, field, a.status, a.body)
 				}

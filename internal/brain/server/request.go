@@ -26,7 +26,11 @@ type request struct {
 	id        string
 	principal auth.Principal // set once authorised
 	query     url.Values     // parsed when first asked for
+	noted     []any          // for the log, as slog has it
 }
+
+// note adds to what the log says of the request.
+func (r *request) note(args ...any) { r.noted = append(r.noted, args...) }
 
 // allow lets the body have more bytes than MaxBody.
 func (r *request) allow(n int64) { r.Body = http.MaxBytesReader(r.w, r.whole, n) }
