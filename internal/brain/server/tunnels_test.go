@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"strings"
@@ -24,6 +25,9 @@ import (
 	"hearth/internal/brain/tunnel"
 )
 
+// spareCA is a certificate that no tunnel has yet, as it stands in JSON.
+var spareCA = strings.ReplaceAll(newCA(), "\n", `\n`)
+
 var tunnelVerdicts = map[string]verdict{
 	"POST /v1/tunnels":                                                   forRole(auth.RoleDeveloper, `{"display_name":"site"}`),
 	"GET /v1/tunnels":                                                    forRole(auth.RoleViewer, ""),
@@ -31,7 +35,7 @@ var tunnelVerdicts = map[string]verdict{
 	"POST /v1/tunnels/{tunnel_id}/archive":                               forRole(auth.RoleDeveloper, ""),
 	"POST /v1/tunnels/{tunnel_id}/reveal_token":                          forRole(auth.RoleAdmin, ""),
 	"POST /v1/tunnels/{tunnel_id}/rotate_token":                          forRole(auth.RoleAdmin, `{"reason":"yearly"}`),
-	"POST /v1/tunnels/{tunnel_id}/certificates":                          forRole(auth.RoleDeveloper, `{"ca_certificate_pem":"{certificate}"}`),
+	"POST /v1/tunnels/{tunnel_id}/certificates":                          forRole(auth.RoleDeveloper, `{"ca_certificate_pem":"`+spareCA+`"}`),
 	"GET /v1/tunnels/{tunnel_id}/certificates":                           forRole(auth.RoleViewer, ""),
 	"GET /v1/tunnels/{tunnel_id}/certificates/{certificate_id}":          forRole(auth.RoleViewer, ""),
 	"POST /v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive": forRole(auth.RoleDeveloper, ""),
@@ -40,21 +44,29 @@ var tunnelVerdicts = map[string]verdict{
 var tunnelForms = []form{
 	{"POST /v1/tunnels", `{"display_name":"n"}`, map[string]string{"display_name": "string null max 255"}},
 	{"POST /v1/tunnels/{tunnel_id}/rotate_token", `{"reason":"r"}`, map[string]string{"reason": "string null max 1024"}},
-	{"POST /v1/tunnels/{tunnel_id}/certificates", `{"ca_certificate_pem":"{certificate}"}`, map[string]string{"ca_certificate_pem": "string required choice max 8192"}},
+	{"POST /v1/tunnels/{tunnel_id}/certificates", `{"ca_certificate_pem":"`+spareCA+`"}`, map[string]string{"ca_certificate_pem": "string required choice max 8192"}},
 }
 
-// addTunnel makes a tunnel with one certificate, unless the workspace has as
-// many as it may. {certificate} is another one, as it stands in JSON.
+// addTunnel makes a tunnel with one certificate, and sees to it that there is
+// room for another tunnel in the workspace.
 func (s *site) addTunnel() {
 	s.t.Helper()
-	there := ok[api.Page[api.Tunnel]](s.brain, s.brain.key, "GET", "/v1/tunnels?limit=1000", nil)
-	if len(there.Data) >= tunnel.MaxActive-1 { // leave room for what a test makes
-		ok[api.Tunnel](s.brain, s.brain.key, "POST", "/v1/tunnels/"+there.Data[0].ID+"/archive", nil)
-	}
-	made := s.brain.tunnel("")
+	made, spare := s.roomForTunnel(), s.roomForTunnel()
+	ok[api.Tunnel](s.brain, s.brain.key, "POST", "/v1/tunnels/"+spare.ID+"/archive", nil)
 	s.ids["tunnel_id"] = made.ID
-	s.ids["certificate_id"] = ok[api.TunnelCertificate](s.brain, s.brain.key, "POST", "/v1/tunnels/"+made.ID+"/certificates", object{"ca_certificate_pem": newCA(s.t)}).ID
-	s.ids["certificate"] = strings.ReplaceAll(newCA(s.t), "\n", `\n`)
+	s.ids["certificate_id"] = ok[api.TunnelCertificate](s.brain, s.brain.key, "POST", "/v1/tunnels/"+made.ID+"/certificates", object{"ca_certificate_pem": newCA()}).ID
+}
+
+// roomForTunnel makes a tunnel, in the place of the oldest if need be.
+func (s *site) roomForTunnel() (made api.Tunnel) {
+	s.t.Helper()
+	if a := s.do(s.brain.key, "POST", "/v1/tunnels", nil); a.status == 200 {
+		must(s.t, json.Unmarshal(a.body, &made))
+		return made
+	}
+	there := ok[api.Page[api.Tunnel]](s.brain, s.brain.key, "GET", "/v1/tunnels?limit=1000", nil)
+	ok[api.Tunnel](s.brain, s.brain.key, "POST", "/v1/tunnels/"+there.Data[len(there.Data)-1].ID+"/archive", nil)
+	return s.brain.tunnel("")
 }
 
 func (b *brain) tunnel(name string) api.Tunnel {
@@ -74,17 +86,19 @@ func (b *brain) tunnelToken(id, verb string, body any) api.TunnelToken {
 }
 
 // newCA is the certificate of a CA that is as it should be, changed.
-func newCA(t *testing.T, changes ...func(*x509.Certificate)) string {
-	t.Helper()
+func newCA(changes ...func(*x509.Certificate)) string {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	return caOf(t, key, changes...)
+	if err != nil {
+		panic(err)
+	}
+	return caOf(key, changes...)
 }
 
-func caOf(t *testing.T, key crypto.Signer, changes ...func(*x509.Certificate)) string {
-	t.Helper()
+func caOf(key crypto.Signer, changes ...func(*x509.Certificate)) string {
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	must(t, err)
+	if err != nil {
+		panic(err)
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "site CA"}, SubjectKeyId: []byte{1, 2, 3},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -94,7 +108,9 @@ func caOf(t *testing.T, key crypto.Signer, changes ...func(*x509.Certificate)) s
 		change(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
+	if err != nil {
+		panic(err)
+	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
@@ -120,7 +136,7 @@ func TestTunnelLife(t *testing.T) {
 			t.Error("after a rotation, another token is revealed")
 		}
 		certificates := "/v1/tunnels/" + made.ID + "/certificates"
-		cert := ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": newCA(t)})
+		cert := ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": newCA()})
 		archived := ok[api.Tunnel](b, b.key, "POST", "/v1/tunnels/"+made.ID+"/archive", nil)
 		again := ok[api.Tunnel](b, b.key, "POST", "/v1/tunnels/"+made.ID+"/archive", nil)
 		if archived.ArchivedAt == nil || !archived.ArchivedAt.Equal(*again.ArchivedAt) {
@@ -129,7 +145,7 @@ func TestTunnelLife(t *testing.T) {
 		if got := ok[api.TunnelCertificate](b, b.key, "GET", certificates+"/"+cert.ID, nil); got.ArchivedAt == nil {
 			t.Error("the tunnel is archived and its certificate is not")
 		}
-		for path, body := range map[string]any{"/reveal_token": nil, "/rotate_token": nil, "/certificates": object{"ca_certificate_pem": newCA(t)}} {
+		for path, body := range map[string]any{"/reveal_token": nil, "/rotate_token": nil, "/certificates": object{"ca_certificate_pem": newCA()}} {
 			if a := b.do(b.key, "POST", "/v1/tunnels/"+made.ID+path, body); a.status != 400 || !strings.Contains(a.failure().Message, "archived") {
 				t.Errorf("%s of an archived tunnel: %d %s", path, a.status, a.body)
 			}
@@ -172,7 +188,7 @@ func TestTenTunnels(t *testing.T) {
 func TestCertificatesOfATunnel(t *testing.T) {
 	each(t, func(t *testing.T, b *brain) {
 		certificates := "/v1/tunnels/" + b.tunnel("").ID + "/certificates"
-		text := newCA(t)
+		text := newCA()
 		block, _ := pem.Decode([]byte(text))
 		sum := sha256.Sum256(block.Bytes)
 		first := ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": text})
@@ -183,12 +199,12 @@ func TestCertificatesOfATunnel(t *testing.T) {
 			t.Errorf("the same once more: %d %s", a.status, a.body)
 		}
 		// One that says it never expires is said not to.
-		lasting := newCA(t, func(c *x509.Certificate) { c.NotAfter = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) })
+		lasting := newCA(func(c *x509.Certificate) { c.NotAfter = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) })
 		second := ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": lasting})
 		if second.ExpiresAt != nil {
 			t.Errorf("expires at %s", second.ExpiresAt)
 		}
-		if a := b.do(b.key, "POST", certificates, object{"ca_certificate_pem": newCA(t)}); a.status != 400 || !strings.Contains(a.failure().Message, "2 certificates") {
+		if a := b.do(b.key, "POST", certificates, object{"ca_certificate_pem": newCA()}); a.status != 400 || !strings.Contains(a.failure().Message, "2 certificates") {
 			t.Errorf("a third: %d %s", a.status, a.body)
 		}
 		for range 2 {
@@ -196,7 +212,7 @@ func TestCertificatesOfATunnel(t *testing.T) {
 				t.Error("archived, it has no time for that")
 			}
 		}
-		ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": newCA(t)})
+		ok[api.TunnelCertificate](b, b.key, "POST", certificates, object{"ca_certificate_pem": newCA()})
 		page := ok[api.Page[api.TunnelCertificate]](b, b.key, "GET", certificates+"?include_archived=true&limit=2", nil)
 		if len(page.Data) != 2 || page.NextPage == nil {
 			t.Fatalf("a page of 2 has %d, next %v", len(page.Data), page.NextPage)
@@ -217,23 +233,23 @@ func TestCertificatesThatATunnelCannotTrust(t *testing.T) {
 	must(t, err)
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)
-	valid := newCA(t)
+	valid := newCA()
 	lenient, err := asn1.Marshal(struct{ IsCA bool }{true})
 	must(t, err)
 	key := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})
 	bad := map[string]struct{ text, want string }{
-		"no CA":          {newCA(t, func(c *x509.Certificate) { c.IsCA = false }), "CA:TRUE"},
-		"no constraints": {newCA(t, func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = false, false }), "CA:TRUE"},
-		"not critical": {newCA(t, func(c *x509.Certificate) {
+		"no CA":          {newCA(func(c *x509.Certificate) { c.IsCA = false }), "CA:TRUE"},
+		"no constraints": {newCA(func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = false, false }), "CA:TRUE"},
+		"not critical": {newCA(func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Value: lenient}}
 		}), "critical"},
-		"no signing":       {newCA(t, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), "keyCertSign"},
-		"no usage":         {newCA(t, func(c *x509.Certificate) { c.KeyUsage = 0 }), "keyCertSign"},
-		"expired":          {newCA(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired"},
-		"not yet valid":    {newCA(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), "not valid before"},
-		"a small curve":    {caOf(t, p224), "P-256"},
-		"another kind":     {caOf(t, ed), "RSA or ECDSA"},
-		"two":              {valid + newCA(t), "exactly one"},
+		"no signing":       {newCA(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), "keyCertSign"},
+		"no usage":         {newCA(func(c *x509.Certificate) { c.KeyUsage = 0 }), "keyCertSign"},
+		"expired":          {newCA(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired"},
+		"not yet valid":    {newCA(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), "not valid before"},
+		"a small curve":    {caOf(p224), "P-256"},
+		"another kind":     {caOf(ed), "RSA or ECDSA"},
+		"two":              {valid + newCA(), "exactly one"},
 		"text before":      {"hello\n" + valid, "exactly one"},
 		"text after":       {valid + "hello", "exactly one"},
 		"half a block too": {"-----BEGIN CERTIFICATE-----\n!\n" + valid, "exactly one"},
@@ -246,7 +262,7 @@ func TestCertificatesThatATunnelCannotTrust(t *testing.T) {
 		"empty":            {"", "required"},
 	}
 	if rsaKey != nil {
-		bad["a small key"] = struct{ text, want string }{caOf(t, rsaKey), "2048"}
+		bad["a small key"] = struct{ text, want string }{caOf(rsaKey), "2048"}
 	}
 	each(t, func(t *testing.T, b *brain) {
 		certificates := "/v1/tunnels/" + b.tunnel("").ID + "/certificates"
