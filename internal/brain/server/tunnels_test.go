@@ -44,7 +44,7 @@ var tunnelVerdicts = map[string]verdict{
 var tunnelForms = []form{
 	{"POST /v1/tunnels", `{"display_name":"n"}`, map[string]string{"display_name": "string null max 255"}},
 	{"POST /v1/tunnels/{tunnel_id}/rotate_token", `{"reason":"r"}`, map[string]string{"reason": "string null max 1024"}},
-	{"POST /v1/tunnels/{tunnel_id}/certificates", `{"ca_certificate_pem":"`+spareCA+`"}`, map[string]string{"ca_certificate_pem": "string required choice max 8192"}},
+	{"POST /v1/tunnels/{tunnel_id}/certificates", `{"ca_certificate_pem":"` + spareCA + `"}`, map[string]string{"ca_certificate_pem": "string required choice max 8192"}},
 }
 
 // addTunnel makes a tunnel with one certificate, and sees to it that there is
