@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +38,7 @@ func newAgentCreate() *cobra.Command {
 		to                  endpoint
 		out                 output
 		model, system, file string
+		skills              []string
 		roster              []string
 		advisor             string
 	)
@@ -76,6 +79,9 @@ overrides the name in it.`,
 			if system != "" {
 				body["system"] = system
 			}
+			if len(skills) > 0 {
+				body["skills"] = skillRefs(skills)
+			}
 			if members := rosterOf(roster, advisor); len(members) > 0 {
 				body["multiagent"] = map[string]any{"type": api.MultiagentCoordinator, "agents": members}
 			}
@@ -93,7 +99,18 @@ overrides the name in it.`,
 	cmd.Flags().StringArrayVar(&roster, "calls-on", nil, "an agent it may call on, by id, or self; may be repeated")
 	cmd.Flags().StringVar(&advisor, "advisor", "", "a model it may ask for advice")
 	cmd.Flags().StringVar(&file, "file", "", "file with the request body as JSON")
+	cmd.Flags().StringArrayVar(&skills, "skill", nil, "a skill the agent has, as ID or ID@VERSION; may be repeated")
 	return cmd
+}
+
+// skillRefs reads skills given as ID or ID@VERSION.
+func skillRefs(texts []string) []api.Skill {
+	refs := make([]api.Skill, len(texts))
+	for i, text := range texts {
+		id, version, _ := strings.Cut(text, "@")
+		refs[i] = api.Skill{Type: api.SkillSourceCustom, SkillID: id, Version: cmp.Or(version, api.LatestVersion)}
+	}
+	return refs
 }
 
 // rosterOf is the roster of an agent as it is given on the command line.

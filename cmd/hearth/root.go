@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
-		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newImages(), newVaults(),
+		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newSkills(), newImages(), newVaults(), newTunnels(),
 		newVersion(),
 	)
 	strict(root)

@@ -1,6 +1,6 @@
 // Package agent keeps agents: versioned, immutable configurations of who
 // thinks, with which tools. It owns the tables agents and agent_versions and
-// may call db.
+// may call db and skill.
 package agent
 
 import (
@@ -15,13 +15,15 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/skill"
 	"hearth/internal/db"
 )
 
 // Store is every agent.
 type Store struct {
-	db  *db.DB
-	now func() time.Time
+	db     *db.DB
+	now    func() time.Time
+	skills *skill.Store // nil for no check of skills
 }
 
 //go:embed migrations/*.sql
@@ -39,6 +41,20 @@ func New(ctx context.Context, d *db.DB) (*Store, error) {
 	return &Store{db: d, now: time.Now}, nil
 }
 
+// UseSkills has the skills of agents checked against those that are kept.
+func (s *Store) UseSkills(skills *skill.Store) { s.skills = skills }
+
+// checkSkills checks that the skills asked for are there.
+func (s *Store) checkSkills(ctx context.Context, workspaceID string, p Params) error {
+	if s.skills == nil || !p.Skills.Given() {
+		return nil
+	}
+	if err := checkSkills(p.Skills.Value); err != nil {
+		return err
+	}
+	return s.skills.Check(ctx, workspaceID, p.Skills.Value)
+}
+
 // Create makes an agent, at version 1.
 func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.Agent, error) {
 	now := s.now().UTC().Truncate(time.Microsecond)
@@ -54,6 +70,9 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.A
 		return a, api.Invalid("model", "is required")
 	}
 	if err := p.apply(&a); err != nil {
+		return a, err
+	}
+	if err := s.checkSkills(ctx, workspaceID, p); err != nil {
 		return a, err
 	}
 	err := s.db.Write(ctx, func(tx db.Tx) error {
@@ -188,6 +207,9 @@ func (s *Store) page(ctx context.Context, query string, args []any, limit int) (
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (api.Agent, error) {
 	if p.Version.Given() && p.Version.Value < 1 {
 		return api.Agent{}, api.Invalid("version", "must be at least 1")
+	}
+	if err := s.checkSkills(ctx, workspaceID, p); err != nil {
+		return api.Agent{}, err
 	}
 	var a api.Agent
 	err := s.db.Write(ctx, func(tx db.Tx) (err error) {

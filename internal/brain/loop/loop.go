@@ -24,7 +24,10 @@ import (
 type Config struct {
 	Sessions *session.Store
 	Adapter  model.Adapter
-	Log      *slog.Logger // default slog.Default()
+	// Skills tells of the skills that a session has; nil for a model that is
+	// not told of any.
+	Skills func(ctx context.Context, skills []api.Skill) ([]api.SkillVersion, error)
+	Log    *slog.Logger // default slog.Default()
 	// Concurrency is how many threads may think at once. Default 64.
 	Concurrency int
 	// MaxAttempts is how often a model request is tried before the turn is
@@ -186,7 +189,7 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 	if err != nil {
 		return err
 	}
-	system, err := systemPrompt(snap)
+	system, err := l.systemPrompt(ctx, snap)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package loop
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hearth/api"
@@ -96,7 +98,7 @@ const preamble = "You act through tools in a sandbox of your own on a computer o
 
 // systemPrompt tells the model who it is, and where it acts. An advisor acts
 // nowhere.
-func systemPrompt(snap *session.Snapshot) (string, error) {
+func (l *Loop) systemPrompt(ctx context.Context, snap *session.Snapshot) (string, error) {
 	if snap.Agent.Type == api.RosterAdvisor {
 		return advice, nil
 	}
@@ -111,10 +113,36 @@ func systemPrompt(snap *session.Snapshot) (string, error) {
 	if !snap.Primary {
 		text += " " + calledOn
 	}
+	skills, err := l.skillList(ctx, snap)
+	if err != nil {
+		return "", err
+	}
+	text += skills
 	if own := snap.Agent.System; own != nil && *own != "" {
 		text += "\n\n" + *own
 	}
 	return text, nil
+}
+
+// skillList tells of the skills that the agent of a thread has, a line each. They
+// are there as far as the session's agent has them too: workers bring no others.
+func (l *Loop) skillList(ctx context.Context, snap *session.Snapshot) (string, error) {
+	refs := slices.DeleteFunc(slices.Clone(snap.Session.Agent.Skills), func(there api.Skill) bool {
+		return !slices.ContainsFunc(snap.Agent.Skills, func(own api.Skill) bool { return own.SkillID == there.SkillID })
+	})
+	if l.Skills == nil || len(refs) == 0 {
+		return "", nil
+	}
+	skills, err := l.Skills(ctx, refs)
+	if err != nil || len(skills) == 0 {
+		return "", err
+	}
+	var list strings.Builder
+	list.WriteString("\n\nYou have skills, directories with instructions and files for some kinds of work. Before you do what one of them is for, read its SKILL.md:")
+	for _, s := range skills {
+		fmt.Fprintf(&list, "\n- /workspace/skills/%s/SKILL.md: %s", s.Name, strings.Join(strings.Fields(s.Description), " "))
+	}
+	return list.String(), nil
 }
 
 // mountedList names what is mounted for a session, a line each.

@@ -50,7 +50,12 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.skillRoutes(),
+		s.modelRoutes(),
 		s.vaultRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 
