@@ -25,6 +25,7 @@ type folded struct {
 	runningSince time.Time // zero: it is not running
 	active       time.Duration
 
+	void      int // how many of the calls were made before the last interrupt of all threads
 	primaryID string
 	threads   map[string]*foldedThread // by id
 }
@@ -198,6 +199,10 @@ func (f *folded) addCall(t rapid.TB, e api.Event) {
 		f.calls = append(f.calls, &foldedCall{id: e.ID, thread: thread, kind: string(CallHands), permission: e.EvaluatedPermission})
 	case api.EventAgentCustomToolUse:
 		f.calls = append(f.calls, &foldedCall{id: e.ID, thread: thread, kind: string(CallCustom), permission: api.PermissionAllow})
+	case api.EventUserInterrupt:
+		if e.SessionThreadID == nil {
+			f.void = len(f.calls)
+		}
 	case api.EventUserToolConfirmation:
 		f.call(e.ToolUseID).confirmed = true
 	case api.EventUserToolResult, api.EventAgentToolResult, api.EventUserCustomToolResult:

@@ -69,7 +69,7 @@ func each(t *testing.T, test func(t *testing.T, b *bench)) {
 }
 
 func newBench(t *testing.T, d *db.DB) *bench {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	b := &bench{ctx: ctx, db: d, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
 	b.store = b.server(t, d)

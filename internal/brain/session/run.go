@@ -542,7 +542,10 @@ func (r *Run) FailRequest(ctx context.Context, e api.SessionError, usage api.Mod
 		if err := m.flush(); err != nil {
 			return err
 		}
-		return m.change(causeEnd, api.StopReason{Type: api.StopRetriesExhausted}, nil)
+		if err := m.change(causeEnd, api.StopReason{Type: api.StopRetriesExhausted}, nil); err != nil {
+			return err
+		}
+		return m.goOn()
 	})
 }
 
@@ -687,19 +690,31 @@ func (m *mutation) halt(threads []*thread) error {
 		return err
 	}
 	m.moving = false
-	if err := m.follow(api.StopReason{Type: api.StopEndTurn}, nil); err != nil || !slices.Contains(threads, &m.primary) {
+	if err := m.follow(api.StopReason{Type: api.StopEndTurn}, nil); err != nil {
 		return err
 	}
-	return m.on(&m.primary, m.startQueued)
+	return m.goOn()
 }
 
-// startQueued starts a turn with the messages of clients, if there are any.
-func (m *mutation) startQueued() error {
-	messages, err := m.messages()
-	if err != nil || len(messages) == 0 {
+// goOn has the primary thread take up what came while threads were stopping,
+// once they have stopped: messages of clients start a turn, those of threads are
+// only logged.
+func (m *mutation) goOn() error {
+	stopping, err := m.stopping()
+	if err != nil || stopping || !m.primary.resting() {
 		return err
 	}
-	return m.start()
+	return m.on(&m.primary, func() error {
+		messages, err := m.messages()
+		if err != nil {
+			return err
+		}
+		if len(messages) > 0 {
+			return m.start()
+		}
+		_, err = m.deliver()
+		return err
+	})
 }
 
 // interruptCalls answers the thread's open calls with why they are void. Without

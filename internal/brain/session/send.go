@@ -120,15 +120,25 @@ func (m *mutation) start() error {
 
 // free tells whether a message to the thread can take effect at once.
 func (m *mutation) free() (bool, error) {
-	if m.t.status != api.SessionIdle || m.t.blocking != "[]" || m.t.halted {
+	if !m.t.resting() {
 		return false, nil
 	}
-	waiting, err := m.undelivered()
-	if err != nil || waiting > 0 || !m.t.primary() {
-		return waiting == 0, err
+	if stopping, err := m.stopping(); stopping || err != nil {
+		return false, err
 	}
-	err = m.tx.QueryRow(m.ctx, "SELECT COUNT(*) FROM events WHERE log_id = ? AND processed_at IS NULL AND type <> ?", m.id, api.EventUserInterrupt).Scan(&waiting)
-	return waiting == 0, err
+	waiting, err := m.waiting()
+	return !waiting, err
+}
+
+// stopping tells whether an interrupt of all threads waits for some of them to
+// stop. Nothing begins until it has taken effect: workers drop whatever was
+// called before it did.
+func (m *mutation) stopping() (bool, error) {
+	if m.children == 0 {
+		return m.primary.halted, nil
+	}
+	inbox, err := m.inbox()
+	return slices.ContainsFunc(inbox, func(e LogEvent) bool { return isInterrupt(e) && e.Event.SessionThreadID == nil }), err
 }
 
 // acceptInterrupt queues an interrupt for the runs of the threads it is for to
@@ -147,19 +157,12 @@ func (m *mutation) acceptInterrupt(path string, e *api.InterruptEvent) (string, 
 	}
 	queued := false
 	for _, t := range targets {
-		err := m.on(t, func() error {
-			free, err := m.free()
-			if err != nil || free || t.held {
-				return err
-			}
-			queued, t.halted = true, true
-			t.makeDue(m.now)
-			m.grew() // a run that listens to its model looks up
-			return nil
-		})
-		if err != nil {
-			return "", nil, err
+		if t.resting() {
+			continue
 		}
+		queued, t.halted = true, true
+		t.makeDue(m.now)
+		_ = m.on(t, func() error { m.grew(); return nil }) // a run that listens to its model looks up
 	}
 	if queued {
 		_, err := m.enqueue(e)

@@ -117,6 +117,11 @@ func (s *story) checkProjections(t *rapid.T) {
 			blocking = append(blocking, c.id)
 		}
 	}
+	for _, c := range s.said.calls[:s.said.void] {
+		if len(c.results) == 0 && !s.over {
+			t.Fatalf("call %s has no result, and workers drop it for the interrupt after it", c.id)
+		}
+	}
 	waitsFor := slices.Sorted(slices.Values(s.said.waitsFor))
 	if slices.Sort(blocking); s.said.status == api.SessionIdle && !slices.Equal(waitsFor, blocking) {
 		t.Fatalf("the session says it waits for %v, and %v block it", s.said.waitsFor, blocking)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"encoding/json"
 	"testing"
 	"time"
@@ -116,7 +117,17 @@ func newStory(t *rapid.T, b *bench) *story {
 	return s
 }
 
-// free tells whether a message takes effect at once, or what else comes to a thread.
+// stopping tells whether an interrupt waits for some thread to stop.
+func (s *story) stopping() bool {
+	for _, e := range s.log {
+		if e.Type == api.EventUserInterrupt && waits(e) && !bytes.Contains(e.JSON, []byte("session_thread_id")) {
+			return true
+		}
+	}
+	return false
+}
+
+// free tells whether a thread has nothing to do.
 func (s *story) free(threadID string) bool {
 	said := s.said.thread(threadID)
 	return said.status == api.SessionIdle && len(said.waitsFor) == 0
@@ -163,7 +174,7 @@ func (s *story) wantListed(t *rapid.T, id string, raw json.RawMessage) {
 // --- the deeds of clients and workers ---
 
 func (s *story) messages(t *rapid.T) {
-	free := s.free("")
+	free := s.free("") && !s.stopping()
 	inputs := []map[string]any{message("go on")}
 	refused := false
 	if rapid.Bool().Draw(t, "with a system message") {

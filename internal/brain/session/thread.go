@@ -66,6 +66,11 @@ func (t *thread) busy() bool {
 	return t.status == api.SessionRunning || t.status == api.SessionRescheduling || t.blocking != "[]"
 }
 
+// resting tells whether the thread has nothing to do, and nothing to stop.
+func (t *thread) resting() bool {
+	return t.status == api.SessionIdle && t.blocking == "[]" && !t.halted
+}
+
 // waitsFor lists the calls the thread waits for.
 func (t *thread) waitsFor() (ids []string) {
 	_ = json.Unmarshal([]byte(t.blocking), &ids) // it was encoded here
@@ -709,5 +714,8 @@ func (m *mutation) endThread(c cause) error {
 	if err := m.takeInterrupts(); err != nil {
 		return err
 	}
-	return m.change(c, api.StopReason{Type: api.StopEndTurn}, nil)
+	if err := m.change(c, api.StopReason{Type: api.StopEndTurn}, nil); err != nil {
+		return err
+	}
+	return m.goOn()
 }
