@@ -162,6 +162,7 @@ func (f *folded) add(t rapid.TB, e api.Event, raw json.RawMessage, before api.Ev
 		got := *e.Usage
 		if f.children() { // what they have used is in their logs
 			got.InputTokens, got.OutputTokens, got.CacheReadInputTokens, got.CacheCreation = f.usage.InputTokens, f.usage.OutputTokens, f.usage.CacheReadInputTokens, f.usage.CacheCreation
+			got.ListCost = f.usage.ListCost
 		}
 		if !reflect.DeepEqual(got, f.usage) {
 			t.Fatalf("session.usage says %+v, the log before it %+v", *e.Usage, f.usage)

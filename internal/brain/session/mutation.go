@@ -184,6 +184,9 @@ func (m *mutation) change(c cause, stop api.StopReason, details *api.RefusalDeta
 	}
 	spend(m.now, to, &t.runningSince, &t.active)
 	t.status = to
+	if to != api.SessionIdle {
+		t.held = false // whatever it was started by: a budget that still does not allow it holds it anew
+	}
 	var moved headed
 	switch name := m.agentName(); to {
 	case api.SessionIdle:
@@ -239,6 +242,8 @@ func (m *mutation) follow(stop api.StopReason, details *api.RefusalDetails) erro
 		}
 	case len(blocking) > 0:
 		c, stop, details = causeWait, api.StopReason{Type: api.StopRequiresAction, EventIDs: blocking}, nil
+	case m.held():
+		stop, details = api.StopReason{Type: api.StopBudgetReached}, nil
 	}
 	if to != api.SessionIdle {
 		blocking = nil
@@ -282,6 +287,11 @@ func (m *mutation) standing() (status api.SessionStatus, blocking []string) {
 		}
 	}
 	return status, blocking
+}
+
+// held tells whether the budget has stopped the turn of a thread.
+func (m *mutation) held() bool {
+	return m.primary.held || slices.ContainsFunc(m.others, func(t *thread) bool { return t.held })
 }
 
 func marker(t api.EventType) headed {

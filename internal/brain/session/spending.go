@@ -221,7 +221,6 @@ func (m *mutation) resume() error {
 		if !t.held {
 			continue
 		}
-		t.held = false
 		if err := m.on(t, m.start); err != nil {
 			return err
 		}

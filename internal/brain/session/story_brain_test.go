@@ -197,6 +197,8 @@ func (s *story) spends(t *rapid.T) api.ModelUsage {
 	}
 	if !s.ended(s.run.ThreadID) {
 		s.spent += u.InputTokens + u.OutputTokens + u.CacheCreationInputTokens + u.CacheReadInputTokens
+		cost, _ := testPrices.Cost(testModel, u)
+		s.cost += cost
 	}
 	return u
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"reflect"
 	"slices"
+	"strconv"
 
 	"pgregory.net/rapid"
 
 	"hearth/api"
+	"hearth/internal/brain/price"
 	"hearth/internal/db"
 )
 
@@ -101,12 +103,16 @@ func (s *story) checkProjections(t *rapid.T) {
 	if s.said.children() {
 		s.said.usage.InputTokens, s.said.usage.OutputTokens = got.Usage.InputTokens, got.Usage.OutputTokens
 		s.said.usage.CacheReadInputTokens, s.said.usage.CacheCreation = got.Usage.CacheReadInputTokens, got.Usage.CacheCreation
+		s.said.usage.ListCost = got.Usage.ListCost
 	}
 	if got.Status != s.said.status || got.Status != s.said.standing() || got.Usage != s.said.usage || !reflect.DeepEqual(got.Title, s.said.title) {
 		t.Fatalf("the session is %s with %+v and title %v, its log says %s with %+v and title %v", got.Status, got.Usage, got.Title, s.said.status, s.said.usage, s.said.title)
 	}
 	if u := got.Usage; u.InputTokens+u.OutputTokens+u.CacheReadInputTokens+u.CacheCreation.Ephemeral5m != s.spent {
 		t.Fatalf("usage is %+v, %d tokens were spent", u, s.spent)
+	}
+	if cost := dollars(strconv.FormatInt(s.cost/price.NanosPerCent, 10)); got.Usage.ListCost != cost {
+		t.Fatalf("the session has cost %+v, its requests %+v", got.Usage.ListCost, cost)
 	}
 	if (got.Status == api.SessionTerminated) != s.over {
 		t.Fatalf("the session is %s, over: %v", got.Status, s.over)

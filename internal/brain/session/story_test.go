@@ -80,6 +80,7 @@ type story struct {
 	results map[string]answer // that were accepted, by call
 	answers map[string]answer // confirmations that were accepted, by call
 	spent   int64             // tokens of all kinds
+	cost    int64             // of all requests, in billionths of a dollar
 	over    bool              // archived or failed for good
 	deleted bool
 

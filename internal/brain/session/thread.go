@@ -167,7 +167,7 @@ func spend(now time.Time, to api.SessionStatus, since *sql.NullInt64, active *in
 
 // --- threads of a mutation ---
 
-const busyThreads = "(status IN ('running', 'rescheduling') OR blocking <> '[]')"
+const busyThreads = "(status IN ('running', 'rescheduling') OR blocking <> '[]' OR held <> 0)"
 
 // loadBusy loads the threads on which the session's status depends.
 func (m *mutation) loadBusy() error {
