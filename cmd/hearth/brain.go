@@ -22,6 +22,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
@@ -72,6 +73,7 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	memories *memory.Store
 	sealer   *seal.Sealer
 	blobs    *blob.Bucket
 	loop     *loop.Loop
@@ -153,6 +155,10 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.memories, err = memory.New(ctx, memory.Config{DB: b.db, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
 	address := b.cfg.secretsKey
 	if address == "" {
 		address = filepath.Join(b.cfg.data, "secrets-key")
@@ -226,10 +232,12 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
-		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+		Memories: b.memories,
+		Log:      b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
+	group.Go(func() error { return b.memories.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

@@ -17,8 +17,10 @@ type form struct {
 	fields map[string]string
 }
 
-// forms is every request with a body.
-var forms = []form{
+// forms is every request with a body. A resource's forms are beside its tests.
+var forms = slices.Concat(coreForms, memoryForms)
+
+var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},
 		"skills":[{"type":"anthropic","skill_id":"xlsx"}],"mcp_servers":[{"type":"url","name":"s","url":"https://example.com"}],
 		"tools":[{"type":"custom","name":"ask","description":"d","input_schema":{"type":"object"}},{"type":"mcp_toolset","mcp_server_name":"s"},

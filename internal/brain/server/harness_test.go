@@ -26,6 +26,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
@@ -88,13 +89,16 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	t.Cleanup(func() { must(t, blobs.Close()) })
 	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
 	must(t, err)
+	memories, err := memory.New(ctx, memory.Config{DB: d, Log: log})
+	must(t, err)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
-		Log: log, PingInterval: pingInterval, Stopping: serving,
+		Memories: memories,
+		Log:      log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)
 	go func() {

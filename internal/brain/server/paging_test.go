@@ -26,7 +26,7 @@ func lists(s *site) []list {
 		ok[object](b, b.key, "POST", "/v1/sessions/"+quiet.ID+"/events", object{"events": []object{{"type": "user.interrupt"}}})
 	}
 	rename := 0
-	return []list{
+	return append(memoryLists(s), []list{
 		{"agents", "/v1/agents", false, func() { b.agent() }},
 		{"agent versions", s.fill("/v1/agents/{agent_id}/versions"), false, func() {
 			rename++
@@ -39,7 +39,7 @@ func lists(s *site) []list {
 		{"oldest sessions", "/v1/sessions?order=asc", true, func() { b.session(s.agent.ID, s.env.ID) }},
 		{"events", "/v1/sessions/" + quiet.ID + "/events", true, interrupt},
 		{"latest events", "/v1/sessions/" + quiet.ID + "/events?order=desc", false, interrupt},
-	}
+	}...)
 }
 
 // get reads a page.

@@ -46,6 +46,7 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.memoryRoutes(),
 	)
 }
 
@@ -117,6 +118,9 @@ func (s *server) inScope(r *request) error {
 	}
 	if id := r.PathValue("work_id"); id != "" && p.Kind == auth.KindSessionsToken && id != p.Token.WorkID {
 		return api.NotFound("work item", id)
+	}
+	if id := r.PathValue("memory_store_id"); id != "" && p.Kind == auth.KindSessionsToken {
+		return s.seesMemories(r, id)
 	}
 	id := r.PathValue("session_id")
 	if id == "" {

@@ -21,6 +21,7 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
@@ -35,6 +36,7 @@ type Config struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Files        *file.Store
+	Memories     *memory.Store
 	Sealer       *seal.Sealer
 	Queue        *queue.Queue
 	Log          *slog.Logger // default slog.Default()

@@ -27,7 +27,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, memoryVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -125,9 +125,10 @@ func (b *brain) site() *site {
 	b.t.Helper()
 	s := &site{brain: b, agent: b.agent(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
+	memories := b.memories()
 	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
 		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("$ true")},
-		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
+		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}, {"type": "memory_store", "memory_store_id": memories["memory_store_id"]}},
 	})
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
@@ -135,6 +136,7 @@ func (b *brain) site() *site {
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
+	maps.Copy(s.ids, memories)
 	s.addFiles()
 	return s
 }
@@ -167,6 +169,7 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/memory_stores?include_archived=true", "/v1/memory_stores/{memory_store_id}/memories?view=full", "/v1/memory_stores/{memory_store_id}/memory_versions?view=full",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
