@@ -47,19 +47,19 @@ type MemoryPrefix struct {
 // MemoryVersion is one change of a memory. What it held is nil once it has been
 // redacted, and of the version that records a deletion.
 type MemoryVersion struct {
-	ID               string     `json:"id"`
-	Type             string     `json:"type"` // "memory_version"
-	MemoryStoreID    string     `json:"memory_store_id"`
-	MemoryID         string     `json:"memory_id"`
-	Operation        string     `json:"operation"` // MemoryCreated, MemoryModified or MemoryDeleted
-	Path             *string    `json:"path"`
-	Content          *string    `json:"content"`
-	ContentSHA256    *string    `json:"content_sha256"`
-	ContentSizeBytes *int64     `json:"content_size_bytes"`
-	CreatedAt        time.Time  `json:"created_at"`
-	CreatedBy        *Actor     `json:"created_by,omitempty"`
-	RedactedAt       *time.Time `json:"redacted_at"`
-	RedactedBy       *Actor     `json:"redacted_by,omitempty"`
+	ID               string       `json:"id"`
+	Type             string       `json:"type"` // "memory_version"
+	MemoryStoreID    string       `json:"memory_store_id"`
+	MemoryID         string       `json:"memory_id"`
+	Operation        string       `json:"operation"` // MemoryCreated, MemoryModified or MemoryDeleted
+	Path             *string      `json:"path"`
+	Content          *string      `json:"content"`
+	ContentSHA256    *string      `json:"content_sha256"`
+	ContentSizeBytes *int64       `json:"content_size_bytes"`
+	CreatedAt        time.Time    `json:"created_at"`
+	CreatedBy        *MemoryActor `json:"created_by,omitempty"`
+	RedactedAt       *time.Time   `json:"redacted_at"`
+	RedactedBy       *MemoryActor `json:"redacted_by,omitempty"`
 }
 
 // What a version records.
@@ -69,8 +69,8 @@ const (
 	MemoryDeleted  = "deleted"
 )
 
-// Actor is who changed a memory: which of the ids it has depends on its type.
-type Actor struct {
+// MemoryActor is who changed a memory: which of the ids it has depends on its type.
+type MemoryActor struct {
 	Type      string `json:"type"`
 	SessionID string `json:"session_id,omitempty"`
 	APIKeyID  string `json:"api_key_id,omitempty"`
@@ -84,9 +84,9 @@ const (
 	ActorUser    = "user_actor"
 )
 
-// NewActor makes an actor of a type from its id.
-func NewActor(kind, id string) Actor {
-	a := Actor{Type: kind}
+// NewMemoryActor makes an actor of a type from its id.
+func NewMemoryActor(kind, id string) MemoryActor {
+	a := MemoryActor{Type: kind}
 	switch kind {
 	case ActorSession:
 		a.SessionID = id
@@ -99,7 +99,7 @@ func NewActor(kind, id string) Actor {
 }
 
 // ID is the actor's id, whatever it names.
-func (a Actor) ID() string { return a.SessionID + a.APIKeyID + a.UserID }
+func (a MemoryActor) ID() string { return a.SessionID + a.APIKeyID + a.UserID }
 
 // MemoryMarker is the path, relative to where a store is mounted, of the file by
 // which workers know that a directory is that of the store. No memory is there.

@@ -46,6 +46,8 @@ type brainConfig struct {
 	leaseTTL     time.Duration
 	pingInterval time.Duration
 	concurrency  int
+	signOn       signOnFlags
+	limits       server.Limits
 	log          *slog.Logger
 }
 
@@ -60,6 +62,9 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
 	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
 	flags.IntVar(&b.concurrency, "concurrency", 64, "how many sessions may think at once on this server")
+	flags.IntVar(&b.limits.Create, "rate-limit-create", 0, "how many requests a minute that change something each API key and person may make of this server (0: any number; the hosted service allows 300)")
+	flags.IntVar(&b.limits.Read, "rate-limit-read", 0, "how many requests a minute that read each API key and person may make of this server (0: any number; the hosted service allows 1200)")
+	b.signOn.register(flags)
 }
 
 // brain is the control plane of one server.
@@ -68,6 +73,7 @@ type brain struct {
 	lock     *os.File // held on the data directory
 	db       *db.DB
 	keys     *auth.Keys
+	signOn   *auth.SignOn // nil where nobody signs on
 	queue    *queue.Queue
 	envs     *environment.Store
 	agents   *agent.Store
@@ -83,6 +89,10 @@ type brain struct {
 
 // openBrain opens the database and assembles the brain; close ends it.
 func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
+	signOn, err := cfg.signOn.open(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -101,7 +111,7 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	b := &brain{cfg: cfg, lock: lock, db: database}
+	b := &brain{cfg: cfg, lock: lock, db: database, signOn: signOn}
 	if err := b.assemble(ctx, alone); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -134,7 +144,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	if b.envs, err = environment.New(ctx, b.db); err != nil {
 		return err
 	}
-	if b.keys, err = auth.New(ctx, b.db, b.envs, b.queue); err != nil {
+	if b.keys, err = auth.New(ctx, auth.Config{DB: b.db, Environments: b.envs, Queue: b.queue, SignOn: b.signOn, Log: b.cfg.log}); err != nil {
 		return err
 	}
 	if err := b.assembleStores(ctx); err != nil {
@@ -233,8 +243,11 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
 		Memories: b.memories,
-		Log:      b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+		Limits:   b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
+	if b.signOn != nil {
+		go b.signOn.Greet() // which ends by itself
+	}
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.memories.Run(ctx) })

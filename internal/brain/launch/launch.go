@@ -21,6 +21,8 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
+	// CheckOpen refuses a workspace that has been archived; nil refuses none.
+	CheckOpen func(ctx context.Context, workspaceID string) error
 }
 
 // Params are the body of a request to create a session.
@@ -46,6 +48,11 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 		return api.Session{}, api.Invalid("agent", "is required")
 	case p.EnvironmentID == "":
 		return api.Session{}, api.Invalid("environment_id", "is required")
+	}
+	if l.CheckOpen != nil {
+		if err := l.CheckOpen(ctx, workspaceID); err != nil {
+			return api.Session{}, err
+		}
 	}
 	where, err := l.Environments.Get(ctx, workspaceID, p.EnvironmentID)
 	if err != nil {

@@ -104,7 +104,7 @@ func below(prefix string) (from, to []byte) {
 }
 
 // Add makes a memory. The path must be free, and neither above nor below another's.
-func (s *Store) Add(ctx context.Context, workspaceID, storeID string, by api.Actor, w Write) (m api.Memory, err error) {
+func (s *Store) Add(ctx context.Context, workspaceID, storeID string, by api.MemoryActor, w Write) (m api.Memory, err error) {
 	switch {
 	case w.Path == nil:
 		return m, api.Invalid("path", "is required")
@@ -158,7 +158,7 @@ func free(ctx context.Context, tx db.Tx, storeID, path, self string) error {
 }
 
 // save gives a memory a new version and makes that its content.
-func (s *Store) save(ctx context.Context, tx db.Tx, m *api.Memory, path, content, operation string, by api.Actor) error {
+func (s *Store) save(ctx context.Context, tx db.Tx, m *api.Memory, path, content, operation string, by api.MemoryActor) error {
 	m.Path, m.Content, m.ContentSHA256, m.ContentSizeBytes = path, &content, sum(content), int64(len(content))
 	m.UpdatedAt = s.clock()
 	if operation == api.MemoryCreated {
@@ -219,7 +219,7 @@ func (s *Store) Memory(ctx context.Context, workspaceID, storeID, id string) (m 
 
 // Set changes a memory's content, its path or both. What changes nothing makes no
 // version.
-func (s *Store) Set(ctx context.Context, workspaceID, storeID, id string, by api.Actor, w Write) (m api.Memory, err error) {
+func (s *Store) Set(ctx context.Context, workspaceID, storeID, id string, by api.MemoryActor, w Write) (m api.Memory, err error) {
 	if w.Path != nil {
 		err = checkPath(*w.Path)
 	}
@@ -268,7 +268,7 @@ func changed(field, id string) error {
 
 // Remove deletes a memory; expected is the SHA-256 of the content it must have, or
 // "". Its versions stay, and one more records the deletion.
-func (s *Store) Remove(ctx context.Context, workspaceID, storeID, id string, by api.Actor, expected string) error {
+func (s *Store) Remove(ctx context.Context, workspaceID, storeID, id string, by api.MemoryActor, expected string) error {
 	if expected != "" {
 		if err := checkSHA256("expected_content_sha256", expected); err != nil {
 			return err

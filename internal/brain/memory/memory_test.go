@@ -16,7 +16,7 @@ import (
 
 const workspace = "w"
 
-var agent = api.NewActor(api.ActorSession, "sesn_1")
+var agent = api.NewMemoryActor(api.ActorSession, "sesn_1")
 
 // shelf is a store whose clock can be set.
 type shelf struct {

@@ -13,7 +13,7 @@ import (
 )
 
 // record adds a version to the history of a memory, whose store is locked.
-func (s *Store) record(ctx context.Context, tx db.Tx, m *api.Memory, operation string, by api.Actor) (id string, err error) {
+func (s *Store) record(ctx context.Context, tx db.Tx, m *api.Memory, operation string, by api.MemoryActor) (id string, err error) {
 	var seq int64
 	if err := tx.QueryRow(ctx, "UPDATE memory_stores SET seq = seq + 1 WHERE id = ? RETURNING seq", m.MemoryStoreID).Scan(&seq); err != nil {
 		return "", fmt.Errorf("number a version: %w", err)
@@ -60,10 +60,10 @@ func scanVersion(row interface{ Scan(...any) error }) (v Version, err error) {
 	err = row.Scan(&v.Content, &v.ID, &v.MemoryStoreID, &v.Position, &v.MemoryID, &v.Operation, &v.Path, &v.ContentSHA256, &v.ContentSizeBytes,
 		&created, &by[0], &by[1], &redacted, &redactor[0], &redactor[1])
 	v.Type, v.CreatedAt = "memory_version", time.UnixMicro(created).UTC()
-	actor := api.NewActor(by[0], by[1])
+	actor := api.NewMemoryActor(by[0], by[1])
 	v.CreatedBy = &actor
 	if redacted.Valid {
-		at, who := time.UnixMicro(redacted.Int64).UTC(), api.NewActor(redactor[0], redactor[1])
+		at, who := time.UnixMicro(redacted.Int64).UTC(), api.NewMemoryActor(redactor[0], redactor[1])
 		v.RedactedAt, v.RedactedBy = &at, &who
 	}
 	return v, err
@@ -137,7 +137,7 @@ func (s *Store) Version(ctx context.Context, workspaceID, storeID, id string) (v
 
 // Redact takes out of a version what it holds, for good. The current version of a
 // memory is the memory, and cannot be redacted. Repeating it is harmless.
-func (s *Store) Redact(ctx context.Context, workspaceID, storeID, id string, by api.Actor) (v Version, err error) {
+func (s *Store) Redact(ctx context.Context, workspaceID, storeID, id string, by api.MemoryActor) (v Version, err error) {
 	err = s.db.Write(ctx, func(tx db.Tx) (err error) {
 		if _, err := get(ctx, tx, workspaceID, storeID, tx.ForUpdate()); err != nil {
 			return err

@@ -18,7 +18,7 @@ type form struct {
 }
 
 // forms is every request with a body. A resource's forms are beside its tests.
-var forms = slices.Concat(coreForms, memoryForms)
+var forms = slices.Concat(coreForms, memoryForms, workspaceForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

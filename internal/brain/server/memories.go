@@ -55,11 +55,14 @@ func (s *server) seesMemories(r *request, storeID string) error {
 }
 
 // actor is who changes a memory.
-func (r *request) actor() api.Actor {
-	if r.principal.Kind == auth.KindSessionsToken {
-		return api.NewActor(api.ActorSession, r.principal.Token.SessionID)
+func (r *request) actor() api.MemoryActor {
+	switch r.principal.Kind {
+	case auth.KindSessionsToken:
+		return api.NewMemoryActor(api.ActorSession, r.principal.Token.SessionID)
+	case auth.KindPerson:
+		return api.NewMemoryActor(api.ActorUser, r.principal.ID)
 	}
-	return api.NewActor(api.ActorAPI, r.principal.ID)
+	return api.NewMemoryActor(api.ActorAPI, r.principal.ID)
 }
 
 func (s *server) createMemoryStore(r *request) (any, error) {

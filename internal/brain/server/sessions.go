@@ -42,7 +42,7 @@ func (s *server) createSession(r *request) (any, error) {
 }
 
 func (s *server) launcher() launch.Launcher {
-	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker()}
+	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), CheckOpen: s.Keys.CheckOpen}
 }
 
 func (s *server) getSession(r *request) (any, error) {
