@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"hearth/api"
 	"hearth/internal/hands/mount"
@@ -27,6 +28,7 @@ type belongings struct {
 	told    map[string]bool // failures that have been reported; guarded by mu
 	busy    bool            // outputs are being collected; guarded by mu
 	more    bool            // and are to be once more; guarded by mu
+	synced  time.Time       // when the memories last were, or began to be; guarded by mu
 }
 
 // arrange puts the belongings in their places; the channel is closed when they
@@ -48,11 +50,7 @@ func (b *belongings) arrange(ctx context.Context) chan struct{} {
 			}
 			return
 		}
-		for _, f := range mounter.Sync(ctx, resources) {
-			if ctx.Err() == nil {
-				b.tell(ctx, f)
-			}
-		}
+		b.tellAll(ctx)(mounter.Sync(ctx, resources))
 	})
 	return done
 }
@@ -74,7 +72,7 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 		mnt = "" // a sandbox on the host's own file system
 	}
 	m, err := mount.New(mount.Config{
-		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, Log: b.log,
+		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, HasToken: b.wire.itemsOwn, Log: b.log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -85,11 +83,29 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 	return m, b.session.Resources, nil
 }
 
+// tellAll puts failures on record, and lets the model know of them and of notes.
+func (b *belongings) tellAll(ctx context.Context) func(failures []mount.Failure, notes []string) {
+	return func(failures []mount.Failure, notes []string) {
+		b.mu.Lock()
+		b.said = append(b.said, notes...)
+		b.mu.Unlock()
+		for _, f := range failures {
+			if ctx.Err() == nil {
+				b.tell(ctx, f)
+			}
+		}
+	}
+}
+
 // tell puts a failure on record, once, and lets the model know.
 func (b *belongings) tell(ctx context.Context, f mount.Failure) {
+	what := f.Error()
+	if f.Lapsed {
+		what = f.Path // the same again, whatever the answer's words
+	}
 	b.mu.Lock()
-	before := b.told[f.Error()]
-	b.told[f.Error()] = true
+	before := b.told[what]
+	b.told[what] = true
 	if !before {
 		b.said = append(b.said, f.Error())
 	}
@@ -141,6 +157,7 @@ func (b *belongings) collectSoon() {
 	b.work.Go(func() {
 		for again := true; again; {
 			b.collect(b.ctx)
+			b.syncMemories(b.ctx, mount.MemoryDuring)
 			b.mu.Lock()
 			again, b.more = b.more && b.ctx.Err() == nil, false
 			b.busy = again
@@ -161,6 +178,46 @@ func (b *belongings) collect(ctx context.Context) {
 		b.log.Warn("could not upload the outputs of a session", "error", err)
 		b.report(ctx, "Outputs could not be stored: "+err.Error())
 	}
+}
+
+const (
+	// memoryInterval is how often memories are reconciled while calls run; beside
+	// that they are at the beginning and the end of each turn.
+	memoryInterval = 15 * time.Second
+	// memoryEnd bounds the last reconciliation.
+	memoryEnd = 30 * time.Second
+)
+
+// syncMemoriesIfDue reconciles the memories after a call, without waiting for it.
+func (b *belongings) syncMemoriesIfDue() {
+	b.mu.Lock()
+	due := time.Since(b.synced) >= memoryInterval
+	b.mu.Unlock()
+	if due {
+		b.work.Go(func() { b.syncMemories(b.ctx, mount.MemoryDuring) })
+	}
+}
+
+func (b *belongings) syncMemories(ctx context.Context, how mount.MemorySync) {
+	b.mu.Lock()
+	m := b.mounter
+	b.synced = time.Now()
+	b.mu.Unlock()
+	if m != nil {
+		b.tellAll(ctx)(m.SyncMemories(ctx, how))
+	}
+}
+
+// keepMemories brings what the session leaves in its memories to the server: all
+// of it if the session is left well, and as much as can be saved if not.
+func (b *belongings) keepMemories(ctx context.Context, well bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), memoryEnd)
+	defer cancel()
+	how := mount.MemoryFinal
+	if !well {
+		how = mount.MemoryRescue
+	}
+	b.syncMemories(ctx, how)
 }
 
 // wait waits for what has been begun, which the end of its context ends.

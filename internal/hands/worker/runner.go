@@ -318,6 +318,7 @@ func (r *runner) done(f finished) error {
 		r.settled[f.id] = true
 		r.drop(f.id)
 	}
+	r.belongings.syncMemoriesIfDue()
 	// What was not posted within the life of the lease is posted again, as it
 	// is, at the next turn of the loop.
 	return nil
