@@ -59,6 +59,7 @@ type store struct {
 	Sent map[string]string `json:"sent"`
 
 	id      string
+	seen    bool                 // by this worker
 	gone    map[string]time.Time // when files were first found to be missing
 	refused map[string]string    // what the server does not take as it is
 }
@@ -72,8 +73,8 @@ type listed struct {
 	Content string `json:"content"`
 }
 
-// mountMemory mounts a memory store, or makes what is mounted the same as the
-// store, and the store the same as what is mounted.
+// mountMemory mounts a memory store. One that an earlier worker has mounted is
+// reconciled.
 func (m *Mounter) mountMemory(ctx context.Context, r resource) (notes []string, err error) {
 	if !m.HasToken {
 		return nil, errors.New("the work item carried no sessions token, without which no memory store can be read")
@@ -87,11 +88,16 @@ func (m *Mounter) mountMemory(ctx context.Context, r resource) (notes []string, 
 		if err := m.begin(ctx, s, r.MemoryStoreID); err != nil {
 			return nil, err
 		}
-		m.stores[r.MemoryStoreID] = s
+		s.seen, m.stores[r.MemoryStoreID] = true, s
 		m.Log.Info("mounted a memory store", "memory_store", r.MemoryStoreID, "path", s.Path, "memories", len(s.Synced))
 		return nil, m.save(memoriesFile, m.stores)
 	}
-	return m.syncMemory(ctx, s, MemoryDuring)
+	if s.seen {
+		return nil, nil
+	}
+	notes, err = m.syncMemory(ctx, s, MemoryDuring)
+	s.seen = err == nil
+	return notes, err
 }
 
 // begin mounts a store in a directory that is empty, but for what a worker may

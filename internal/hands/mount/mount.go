@@ -154,7 +154,7 @@ func (f Failure) Error() string {
 // own from then on. Repositories are fetched once: what the session makes of one
 // stays.
 //
-// Memory stores are reconciled; notes are what the agent should know of that.
+// Notes are what the agent should know of its memories.
 func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failures []Failure, notes []string) {
 	m.syncing.Lock()
 	defer m.syncing.Unlock()

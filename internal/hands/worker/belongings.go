@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -33,7 +34,9 @@ type belongings struct {
 
 // arrange puts the belongings in their places; the channel is closed when they
 // are. What cannot be had the model is told of, for the session may do without.
-func (b *belongings) arrange(ctx context.Context) chan struct{} {
+//
+// At the beginning of a turn the memories are reconciled, too.
+func (b *belongings) arrange(ctx context.Context, turn bool) chan struct{} {
 	done := make(chan struct{})
 	b.work.Go(func() {
 		defer close(done)
@@ -51,6 +54,9 @@ func (b *belongings) arrange(ctx context.Context) chan struct{} {
 			return
 		}
 		b.tellAll(ctx)(mounter.Sync(ctx, resources))
+		if turn {
+			b.syncMemories(ctx, mount.MemoryDuring)
+		}
 	})
 	return done
 }
@@ -79,7 +85,7 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.mounter = m
+	b.mounter, b.synced = m, time.Now()
 	return m, b.session.Resources, nil
 }
 
@@ -99,10 +105,7 @@ func (b *belongings) tellAll(ctx context.Context) func(failures []mount.Failure,
 
 // tell puts a failure on record, once, and lets the model know.
 func (b *belongings) tell(ctx context.Context, f mount.Failure) {
-	what := f.Error()
-	if f.Lapsed {
-		what = f.Path // the same again, whatever the answer's words
-	}
+	what := fmt.Sprint(f.Path, f.Lapsed) // whatever the words of the answer are this time
 	b.mu.Lock()
 	before := b.told[what]
 	b.told[what] = true
@@ -146,10 +149,14 @@ func (b *belongings) notes() string {
 	return text.String()
 }
 
-// collectSoon has the outputs uploaded, without waiting for it.
-func (b *belongings) collectSoon() {
+// collectSoon has the outputs uploaded, without waiting for it; at the end of a
+// turn what has been remembered, too.
+func (b *belongings) collectSoon(turn bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if turn {
+		b.synced = time.Time{}
+	}
 	if b.more = b.busy; b.more {
 		return
 	}
@@ -157,7 +164,9 @@ func (b *belongings) collectSoon() {
 	b.work.Go(func() {
 		for again := true; again; {
 			b.collect(b.ctx)
-			b.syncMemories(b.ctx, mount.MemoryDuring)
+			if b.memoriesDue() {
+				b.syncMemories(b.ctx, mount.MemoryDuring)
+			}
 			b.mu.Lock()
 			again, b.more = b.more && b.ctx.Err() == nil, false
 			b.busy = again
@@ -190,12 +199,15 @@ const (
 
 // syncMemoriesIfDue reconciles the memories after a call, without waiting for it.
 func (b *belongings) syncMemoriesIfDue() {
-	b.mu.Lock()
-	due := time.Since(b.synced) >= memoryInterval
-	b.mu.Unlock()
-	if due {
+	if b.memoriesDue() {
 		b.work.Go(func() { b.syncMemories(b.ctx, mount.MemoryDuring) })
 	}
+}
+
+func (b *belongings) memoriesDue() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Since(b.synced) >= memoryInterval
 }
 
 func (b *belongings) syncMemories(ctx context.Context, how mount.MemorySync) {
