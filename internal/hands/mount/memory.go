@@ -125,7 +125,7 @@ func (m *Mounter) begin(ctx context.Context, s *store, id string) error {
 // fill makes the directory that of the store as it is there.
 func (m *Mounter) fill(ctx context.Context, t *tree, s *store) (notes []string, err error) {
 	s.Synced, s.Sent, s.gone = map[string]string{}, map[string]string{}, nil
-	if err := t.put(api.MemoryMarker, "marker", marker(s.id)); err != nil {
+	if err := t.put(api.MemoryMarker, marker(s.id)); err != nil {
 		return nil, err
 	}
 	all, err := m.list(ctx, s.id, true)
@@ -133,8 +133,9 @@ func (m *Mounter) fill(ctx context.Context, t *tree, s *store) (notes []string, 
 		return nil, err
 	}
 	for name, one := range all {
-		if err := t.put(name, one.ID, one.Content); err != nil {
-			notes = append(notes, fmt.Sprintf("%s could not be written: %v", path.Join(s.Path, name), err))
+		if err := t.put(name, one.Content); err != nil {
+			m.Log.Warn("could not write a memory", "memory_store", s.id, "file", name, "error", err)
+			notes = note(notes, fmt.Sprintf("%q could not be written: %v", path.Join(s.Path, name), err))
 			continue
 		}
 		s.Synced[name] = one.SHA256
@@ -247,7 +248,7 @@ func (m *Mounter) syncMemory(ctx context.Context, s *store, how MemorySync) (not
 func (m *Mounter) anew(ctx context.Context, t *tree, s *store, why string) (notes []string, err error) {
 	m.Log.Warn("mounting a memory store anew", "memory_store", s.id, "path", s.Path, "because", why)
 	notes, err = m.fill(ctx, t, s)
-	notes = append(notes, fmt.Sprintf("%s: %s, and has been filled from the memory store again; remove memories one by one", s.Path, why))
+	notes = append(notes, fmt.Sprintf("%s: %s; it has been filled from the memory store again; remove memories one by one", s.Path, why))
 	return notes, errors.Join(err, m.save(memoriesFile, m.stores))
 }
 
@@ -501,12 +502,18 @@ const maxNotes = 20
 // say tells the agent, and the log, that a change was not kept.
 func (r *reconciliation) say(name, text string) {
 	r.Log.Warn("a change of a memory was not kept", "memory_store", r.id, "file", path.Join(r.Path, name), "why", text)
-	switch n := len(r.notes); {
+	r.notes = note(r.notes, fmt.Sprintf("%q %s", path.Join(r.Path, name), text))
+}
+
+// note adds to what the agent is told, if there is not too much of that.
+func note(notes []string, text string) []string {
+	switch n := len(notes); {
 	case n < maxNotes:
-		r.notes = append(r.notes, fmt.Sprintf("%q %s", path.Join(r.Path, name), text))
+		return append(notes, text)
 	case n == maxNotes:
-		r.notes = append(r.notes, "there is more of that kind")
+		return append(notes, "there is more of that kind")
 	}
+	return notes
 }
 
 // refuse remembers what is not to be sent again as it is.
@@ -547,7 +554,7 @@ func (r *reconciliation) pull(ctx context.Context, s step, name string) (string,
 	if now, err := r.tree.now(name); err == nil && now != r.local[name] {
 		return "", errLater // what cannot be read cannot be kept either
 	}
-	if err := r.tree.put(name, one.ID, one.Content); err != nil {
+	if err := r.tree.put(name, one.Content); err != nil {
 		return "", err
 	}
 	return one.SHA256, nil
