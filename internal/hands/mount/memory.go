@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hearth/api"
-	"hearth/internal/hands/sandbox"
 )
 
 // MemorySync is how much of a memory store's reconciliation is to be done.
@@ -82,9 +80,6 @@ func (m *Mounter) mountMemory(ctx context.Context, r resource) (notes []string, 
 	s := m.stores[r.MemoryStoreID]
 	if s == nil {
 		s = &store{Path: r.MountPath, ReadOnly: r.Access == api.MemoryReadOnly}
-		if s.Path == "" { // another server's choice not to say
-			s.Path = path.Join(sandbox.GuestWorkdir, "memory", cmp.Or(r.Name, r.MemoryStoreID))
-		}
 		if err := m.begin(ctx, s, r.MemoryStoreID); err != nil {
 			return nil, err
 		}

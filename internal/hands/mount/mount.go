@@ -18,6 +18,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // Server is what is asked of the server, with the credential of the session's
@@ -112,11 +114,11 @@ func (m *Mounter) save(name string, list any) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(m.Dir, name)
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+	file := filepath.Join(m.Dir, name)
+	if err := os.WriteFile(file+".new", raw, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return os.Rename(file+".new", file)
 }
 
 // resource is any resource of a session.
@@ -166,9 +168,12 @@ func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failur
 			continue
 		}
 		if r.Type == api.ResourceMemory {
+			if r.MountPath == "" { // another server's choice not to say
+				r.MountPath = path.Join(sandbox.GuestWorkdir, "memory", cmp.Or(r.Name, r.MemoryStoreID))
+			}
 			said, err := m.mountMemory(ctx, r)
 			if notes = append(notes, said...); err != nil {
-				failures = append(failures, Failure{ResourceID: r.MemoryStoreID, Path: cmp.Or(r.MountPath, "memory store "+r.MemoryStoreID), Err: err, Lapsed: m.stores[r.MemoryStoreID] != nil})
+				failures = append(failures, Failure{ResourceID: r.MemoryStoreID, Path: r.MountPath, Err: err, Lapsed: m.stores[r.MemoryStoreID] != nil})
 			}
 			continue
 		}

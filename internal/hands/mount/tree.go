@@ -214,13 +214,13 @@ func (t *tree) put(name, content string) error {
 		mode = 0o444
 	}
 	coming := path.Join(path.Dir(name), passing+sum([]byte(name))[:16]) // several are written at once
-	_ = t.root.Remove(coming) // of a worker that was killed
+	_ = t.root.Remove(coming)                                           // of a worker that was killed
 	out, err := t.root.OpenFile(coming, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}
 	_, err = io.WriteString(out, content)
-	if err = errors.Join(err, out.Close()); err == nil {
+	if err = errors.Join(err, out.Chmod(mode), out.Close()); err == nil { // whatever the umask
 		err = t.own(t.root, coming)
 	}
 	if err == nil {
