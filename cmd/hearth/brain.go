@@ -19,17 +19,24 @@ import (
 	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -41,6 +48,8 @@ type brainConfig struct {
 	databaseURL  string
 	blobs        string
 	secretsKey   string
+	outbound     []string // beside public addresses
+	tunnelDomain string
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -55,8 +64,10 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
-	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
-	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
+	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files and skills are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
+	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file or env:NAME with 32 bytes in base64, or a key manager's awskms://…, gcpkms://…, azurekeyvault://… or hashivault://… (default: secrets-key in --data, made at the first start)")
+	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "addresses that are not public and may be called all the same, for MCP servers, token endpoints and webhooks: a host, an address or a range such as 10.1.0.0/16")
+	flags.StringVar(&b.tunnelDomain, "tunnel-domain", tunnel.DefaultDomain, "the domain that tunnels are named below")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -80,9 +91,15 @@ type brain struct {
 	sessions *session.Store
 	files    *file.Store
 	memories *memory.Store
+	skills   *skill.Store
+	vaults   *vault.Store
 	sealer   *seal.Sealer
+	tunnels  *tunnel.Store
+	profiles *profile.Store
+	dreams   *dream.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
+	gateway  *gateway.Gateway // nil without a provider that speaks the Messages API
 	// modelName says what thinks.
 	modelName string
 }
@@ -92,6 +109,9 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	signOn, err := cfg.signOn.open(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if err := tunnel.CheckDomain(cmp.Or(cfg.tunnelDomain, tunnel.DefaultDomain)); err != nil {
+		return nil, usageError("--tunnel-domain: %w", err)
 	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
@@ -151,7 +171,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 		return err
 	}
 	b.modelName = adapter.Name()
-	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
+	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
 }
 
@@ -169,6 +189,11 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.skills, err = skill.New(ctx, skill.Config{DB: b.db, Blobs: b.blobs, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	b.agents.UseSkills(b.skills)
 	address := b.cfg.secretsKey
 	if address == "" {
 		address = filepath.Join(b.cfg.data, "secrets-key")
@@ -180,7 +205,23 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.sealer, err = seal.New(ctx, b.db, master)
+	if b.sealer, err = seal.New(ctx, b.db, master); err != nil {
+		return err
+	}
+	allowed, err := outbound.ParseAllowed(b.cfg.outbound)
+	if err != nil {
+		return usageError("--allow-private-outbound: %w", err)
+	}
+	if b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log}); err != nil {
+		return err
+	}
+	if b.tunnels, err = tunnel.New(ctx, tunnel.Config{DB: b.db, Sealer: b.sealer, Domain: b.cfg.tunnelDomain}); err != nil {
+		return err
+	}
+	if b.profiles, err = profile.New(ctx, b.db); err != nil {
+		return err
+	}
+	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Memories: b.memories, Sessions: b.sessions})
 	return err
 }
 
@@ -216,6 +257,10 @@ func (b *brain) adapter() (model.Adapter, error) {
 	case key == "":
 		return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
 	}
+	var err error
+	if b.gateway, err = gateway.New(gateway.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}); err != nil {
+		return nil, usageError("--model-base-url: %w", err)
+	}
 	return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
 }
 
@@ -241,9 +286,9 @@ func (b brainConfig) thinksWith() string {
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
-		Memories: b.memories,
-		Limits:   b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
+		Limits: b.cfg.limits, Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams, Memories: b.memories,
+		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	if b.signOn != nil {
 		go b.signOn.Greet() // which ends by itself
@@ -251,6 +296,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.memories.Run(ctx) })
+	group.Go(func() error { return b.skills.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

@@ -50,8 +50,8 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
-		newServe(), newWorker(), newShell(), newDoctor(),
-		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newMemories(), newImages(),
+		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
+		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newMemories(), newSkills(), newImages(), newVaults(), newTunnels(),
 		newVersion(),
 	)
 	strict(root)

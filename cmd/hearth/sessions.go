@@ -29,6 +29,7 @@ func newSessions() *cobra.Command {
 		newGet("session", "v1/sessions/", "sesn_…", sessionColumns),
 		newSessionCreate(),
 		newSessionEvents(),
+		newThreads(),
 		newSessionConfirm(),
 		newSessionInterrupt(),
 		newSessionEnd("archive", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
@@ -43,6 +44,7 @@ func newSessionCreate() *cobra.Command {
 		out                       output
 		agent, environment, title string
 		resources                 mounts
+		vaults                    []string
 	)
 	cmd := &cobra.Command{
 		Use:   "create",
@@ -62,6 +64,9 @@ func newSessionCreate() *cobra.Command {
 			if list := resources.list(); len(list) > 0 {
 				body["resources"] = list
 			}
+			if len(vaults) > 0 {
+				body["vault_ids"] = vaults
+			}
 			var session api.Session
 			if err := c.Do(cmd.Context(), http.MethodPost, "v1/sessions", body, &session); err != nil {
 				return err
@@ -74,6 +79,7 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent")
 	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
 	cmd.Flags().StringVar(&title, "title", "", "the title")
+	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "a vault with credentials for it; may be repeated, and the first that has one for a server counts")
 	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.memories, "memory", nil, "a memory store to mount, STORE, or STORE=read_only; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
@@ -171,8 +177,13 @@ func newSessionConfirm() *cobra.Command {
 }
 
 func newSessionInterrupt() *cobra.Command {
-	return newSessionCommand("interrupt ID", "Stop what a session is doing", "  hearth sessions interrupt sesn_…",
-		func(ctx context.Context, c *client.Client, args []string) error { return interrupt(ctx, c, args[0]) })
+	var thread string
+	cmd := newSessionCommand("interrupt ID", "Stop what a session is doing", "  hearth sessions interrupt sesn_…\n  hearth sessions interrupt sesn_… --thread sthr_…",
+		func(ctx context.Context, c *client.Client, args []string) error {
+			return interrupt(ctx, c, args[0], thread)
+		})
+	cmd.Flags().StringVar(&thread, "thread", "", "stop only this thread")
+	return cmd
 }
 
 func newSessionEnd(verb, short, method, suffix string) *cobra.Command {

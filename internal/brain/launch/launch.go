@@ -1,7 +1,8 @@
 // Package launch starts sessions: it checks what a request to create one asks
-// for against the agents, environments and files there are, and has the session
+// for against the agents, environments, vaults and files there are, and has the session
 // made. What starts sessions without a request, a schedule, comes the same way.
-// It owns no data; it may call agent, environment, resource and session.
+// It owns no data; it may call agent, environment, resource,
+// session, skill and vault.
 package launch
 
 import (
@@ -13,6 +14,8 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/resource"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/vault"
 )
 
 // Launcher starts sessions.
@@ -21,8 +24,10 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
+	Skills       *skill.Store
 	// CheckOpen refuses a workspace that has been archived; nil refuses none.
 	CheckOpen func(ctx context.Context, workspaceID string) error
+	Vaults    *vault.Store
 }
 
 // Params are the body of a request to create a session.
@@ -40,8 +45,6 @@ type Params struct {
 // Start creates a session, or says which field is wrong and creates nothing.
 func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.Session, error) {
 	switch {
-	case len(p.VaultIDs) > 0:
-		return api.Session{}, api.Invalid("vault_ids", "vaults are not supported by this server yet")
 	case p.Budget.Given():
 		return api.Session{}, api.Invalid("budget", "is not supported by this server yet")
 	case len(p.Agent) == 0:
@@ -65,9 +68,16 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	if err != nil {
 		return api.Session{}, err
 	}
+	if who.Skills, err = l.Skills.Pin(ctx, workspaceID, "agent.skills", who.Skills); err != nil {
+		return api.Session{}, err
+	}
+	if err := l.Vaults.Check(ctx, workspaceID, p.VaultIDs); err != nil {
+		return api.Session{}, err
+	}
 	create := session.CreateParams{
 		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
 		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
+		VaultIDs: p.VaultIDs,
 	}
 	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
 	if err != nil {

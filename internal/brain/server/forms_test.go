@@ -17,8 +17,8 @@ type form struct {
 	fields map[string]string
 }
 
-// forms is every request with a body. A resource's forms are beside its tests.
-var forms = slices.Concat(coreForms, memoryForms, workspaceForms)
+// forms is every request with a body. A resource's are beside its tests.
+var forms = slices.Concat(coreForms, memoryForms, threadForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"gocloud.dev/blob"
 	"gocloud.dev/blob/memblob"
 	"gocloud.dev/secrets/localsecrets"
 
@@ -24,17 +25,24 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/auth/oidctest"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
+	"hearth/test/fakemodel"
 )
 
 // brain is a whole brain behind a real listener. Every answer it gives is held
@@ -45,6 +53,8 @@ type brain struct {
 	url, key string
 	http     *http.Client
 	sessions *session.Store
+	blobs    *blob.Bucket
+	model    *fakemodel.Server // behind the gateway; sessions rehearse
 	log      *safeBuffer
 	stop     func() // begins a shutdown
 	issuer   *oidctest.Issuer
@@ -66,9 +76,9 @@ func (b *brain) as(key string) *brain {
 }
 
 // each runs a test on each database.
-func each(t *testing.T, test func(t *testing.T, b *brain)) {
+func each(t *testing.T, test func(t *testing.T, b *brain), adapt ...func(*Config)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d)) })
+	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d, adapt...)) })
 }
 
 // signingKey signs sessions tokens.
@@ -105,19 +115,37 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
 	b.sessions = sessions
 	blobs := memblob.OpenBucket(nil)
+	b.blobs = blobs
 	t.Cleanup(func() { must(t, blobs.Close()) })
 	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
 	must(t, err)
+	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: blobs, Log: log})
+	must(t, err)
+	agents.UseSkills(skills)
+	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
+	must(t, err)
 	memories, err := memory.New(ctx, memory.Config{DB: d, Log: log})
 	must(t, err)
-	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
+	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
+	must(t, err)
+	profiles, err := profile.New(ctx, d)
+	must(t, err)
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
 	must(t, err)
 
 	serving, stop := context.WithCancel(ctx)
+	b.model = fakemodel.New()
+	t.Cleanup(b.model.Close)
+	b.model.Respond(func(*fakemodel.Request) fakemodel.Turn { return fakemodel.Say("hello") })
+	b.keepSecret(fakemodel.Key)
+	passing, err := gateway.New(gateway.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key})
+	must(t, err)
 	config := Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
-		Memories: memories,
-		Log:      log, PingInterval: pingInterval, Stopping: serving,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories,
+		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
 	for _, change := range adapt {
 		change(&config)
@@ -125,7 +153,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	srv := httptest.NewServer(New(config))
 	thinking := make(chan error, 1)
 	go func() {
-		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
+		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
 	}()
 	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, openapitest.Transport(t, srv.Client().Transport)}}
@@ -255,6 +283,9 @@ func (b *brain) request(ctx context.Context, credential, method, path string, bo
 	}
 	r, err := http.NewRequestWithContext(ctx, method, b.url+path, reader)
 	must(b.t, err)
+	if strings.HasPrefix(path, "/v1/messages") { // whose provider wants to be told
+		r.Header.Set("Content-Type", "application/json")
+	}
 	switch {
 	case credential == b.key:
 		r.Header.Set("x-api-key", credential)
@@ -395,9 +426,12 @@ func (b *brain) awaitIdle(sessionID string) api.StopReason {
 	must(b.t, err)
 	defer sub.Close()
 	for {
-		page := ok[api.Page[api.Event]](b, b.key, "GET", "/v1/sessions/"+sessionID+"/events?order=desc&limit=1", nil)
-		if len(page.Data) == 1 && page.Data[0].Type == api.EventSessionStatusIdle {
-			return *page.Data[0].StopReason
+		last, _, err := b.sessions.Events(b.ctx, sessionID, session.EventFilter{Descending: true, Limit: 1})
+		must(b.t, err)
+		if len(last) == 1 && last[0].Type == api.EventSessionStatusIdle {
+			var e api.Event
+			must(b.t, json.Unmarshal(last[0].JSON, &e))
+			return *e.StopReason
 		}
 		if _, err := sub.Next(b.ctx); err != nil {
 			b.t.Fatalf("session %s does not become idle: %v", sessionID, err)

@@ -51,6 +51,12 @@ func (s *server) routes() []route {
 		s.resourceRoutes(),
 		s.fileRoutes(),
 		s.memoryRoutes(),
+		s.skillRoutes(),
+		s.modelRoutes(),
+		s.vaultRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 

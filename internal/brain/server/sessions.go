@@ -19,6 +19,8 @@ func (s *server) sessionRoutes() []route {
 		sessions   = "/v1/sessions"
 		oneSession = sessions + "/{session_id}"
 		events     = oneSession + "/events"
+		threads    = oneSession + "/threads"
+		oneThread  = threads + "/{thread_id}"
 	)
 	return []route{
 		{"POST", sessions, developer, s.createSession},
@@ -30,6 +32,11 @@ func (s *server) sessionRoutes() []route {
 		{"POST", events, developer | worker | item, s.sendEvents},
 		{"GET", events, viewer | worker | item, s.listEvents},
 		{"GET", events + "/stream", viewer | worker | item, s.streamEvents},
+		{"GET", threads, viewer, s.listThreads},
+		{"GET", oneThread, viewer, s.getThread},
+		{"POST", oneThread + "/archive", developer, s.archiveThread},
+		{"GET", oneThread + "/events", viewer, s.listThreadEvents},
+		{"GET", oneThread + "/stream", viewer, s.streamThread},
 	}
 }
 
@@ -42,7 +49,7 @@ func (s *server) createSession(r *request) (any, error) {
 }
 
 func (s *server) launcher() launch.Launcher {
-	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), CheckOpen: s.Keys.CheckOpen}
+	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), CheckOpen: s.Keys.CheckOpen, Vaults: s.Vaults, Skills: s.Skills}
 }
 
 func (s *server) getSession(r *request) (any, error) {
@@ -110,7 +117,7 @@ func (s *server) updateSession(r *request) (any, error) {
 	var p struct {
 		Title    api.Optional[string]             `json:"title"`
 		Metadata api.Optional[map[string]*string] `json:"metadata"`
-		VaultIDs []string                         `json:"vault_ids"`
+		VaultIDs api.Optional[[]string]           `json:"vault_ids"`
 		Budget   api.Optional[json.RawMessage]    `json:"budget"`
 		Agent    *struct {
 			Tools      api.Optional[[]json.RawMessage] `json:"tools"`
@@ -123,10 +130,14 @@ func (s *server) updateSession(r *request) (any, error) {
 	if p.Budget.Given() {
 		return nil, api.Invalid("budget", "is create-only, and not supported by this server yet")
 	}
-	if len(p.VaultIDs) > 0 {
-		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
-	}
 	update := session.UpdateParams{Metadata: p.Metadata.Value}
+	if p.VaultIDs.Set {
+		if err := s.Vaults.Check(r.Context(), r.principal.WorkspaceID, p.VaultIDs.Value); err != nil {
+			return nil, err
+		}
+		ids := append([]string{}, p.VaultIDs.Value...)
+		update.VaultIDs = &ids
+	}
 	if p.Title.Set {
 		title := p.Title.Pointer()
 		update.Title = &title

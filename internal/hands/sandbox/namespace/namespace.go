@@ -199,7 +199,7 @@ const handThreads = 100
 // should what runs in a sandbox ever reach the file of its first process, it
 // must not be able to change it.
 func openProgram(path string) (*os.File, error) {
-	program, err := os.Open(path)
+	program, err := openHigh(path)
 	if err != nil {
 		return nil, err
 	}
@@ -212,6 +212,24 @@ func openProgram(path string) (*os.File, error) {
 	}
 	defer program.Close()
 	return sealedCopy(program)
+}
+
+// firstHigh is above the descriptors that a sandbox's first process is given,
+// which take their places before it runs the program.
+const firstHigh = 16
+
+// openHigh opens a file as a descriptor that those given to a child do not cover.
+func openHigh(path string) (*os.File, error) {
+	low, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer low.Close()
+	fd, err := unix.FcntlInt(low.Fd(), unix.F_DUPFD_CLOEXEC, firstHigh)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // sealedCopy is a program in memory, which nobody can change.
@@ -229,7 +247,7 @@ func sealedCopy(program *os.File) (*os.File, error) {
 		return nil, err
 	}
 	// Written through one description and run from another, or it would be busy.
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return openHigh(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // List implements sandbox.Engine.
