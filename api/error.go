@@ -19,6 +19,8 @@ const (
 	ErrTimeout        ErrorType = "timeout_error"
 	ErrConflict       ErrorType = "conflict_error"
 	ErrOverloaded     ErrorType = "overloaded_error"
+	ErrMemoryPath     ErrorType = "memory_path_conflict_error"
+	ErrMemoryState    ErrorType = "memory_precondition_failed_error"
 	ErrAPI            ErrorType = "api_error"
 )
 
@@ -30,6 +32,10 @@ type Error struct {
 	Type    ErrorType      `json:"type"`
 	Message string         `json:"message"`
 	Details map[string]any `json:"details,omitempty"`
+	// ConflictingMemoryID and ConflictingPath are of the memory that is in the way,
+	// in an ErrMemoryPath.
+	ConflictingMemoryID string `json:"conflicting_memory_id,omitempty"`
+	ConflictingPath     string `json:"conflicting_path,omitempty"`
 	// NoRetry tells clients, by x-should-retry, that the same request would
 	// fail again; set it on a conflict that only another request can resolve.
 	NoRetry bool `json:"-"`

@@ -24,6 +24,7 @@ import (
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
@@ -92,6 +93,7 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	memories *memory.Store
 	skills   *skill.Store
 	vaults   *vault.Store
 	sealer   *seal.Sealer
@@ -202,6 +204,10 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.memories, err = memory.New(ctx, memory.Config{DB: b.db, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
 	b.skills, err = skill.New(ctx, skill.Config{DB: b.db, Blobs: b.blobs, Log: b.cfg.log})
 	if err != nil {
 		return err
@@ -234,7 +240,7 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if b.profiles, err = profile.New(ctx, b.db); err != nil {
 		return err
 	}
-	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Sessions: b.sessions})
+	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Memories: b.memories, Sessions: b.sessions})
 	return err
 }
 
@@ -300,7 +306,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
-		Limits: b.cfg.limits, Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams,
+		Limits: b.cfg.limits, Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams, Memories: b.memories,
 		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	if b.signOn != nil {
@@ -308,6 +314,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	}
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
+	group.Go(func() error { return b.memories.Run(ctx) })
 	group.Go(func() error { return b.skills.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })

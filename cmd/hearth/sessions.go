@@ -88,12 +88,13 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "a vault with credentials for it; may be repeated, and the first that has one for a server counts")
 	registerBudget(cmd.Flags(), &budget)
 	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
+	cmd.Flags().StringArrayVar(&resources.memories, "memory", nil, "a memory store to mount, STORE, or STORE=read_only; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
 	return cmd
 }
 
 // mounts are the resources of a session as they are given on the command line.
-type mounts struct{ files, repositories []string }
+type mounts struct{ files, repositories, memories []string }
 
 func (m mounts) list() (list []map[string]any) {
 	for _, f := range m.files {
@@ -105,6 +106,14 @@ func (m mounts) list() (list []map[string]any) {
 		list = append(list, r)
 	}
 	token := os.Getenv("HEARTH_REPOSITORY_TOKEN")
+	for _, memory := range m.memories {
+		id, access, ok := strings.Cut(memory, "=")
+		r := map[string]any{"type": api.ResourceMemory, "memory_store_id": id}
+		if ok {
+			r["access"] = access
+		}
+		list = append(list, r)
+	}
 	for _, repository := range m.repositories {
 		address, revision, ok := strings.Cut(repository, "#")
 		r := map[string]any{"type": api.ResourceRepository, "url": address}

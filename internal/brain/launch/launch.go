@@ -86,6 +86,9 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	}
 	for _, made := range resources {
 		create.Resources = append(create.Resources, made.JSON)
+		if made.MemoryStoreID != "" {
+			create.MemoryStoreIDs = append(create.MemoryStoreIDs, made.MemoryStoreID)
+		}
 		if made.SealedToken != "" {
 			create.ResourceTokens[made.ID] = made.SealedToken
 		}

@@ -161,6 +161,10 @@ func mountedList(resources []json.RawMessage) (string, error) {
 		switch r.Type {
 		case api.ResourceFile:
 			fmt.Fprintf(&list, "\n- %s, a file to read", r.MountPath)
+		case api.ResourceMemory:
+			if err := memoryLine(&list, raw); err != nil {
+				return "", err
+			}
 		case api.ResourceRepository:
 			fmt.Fprintf(&list, "\n- %s, a clone of the Git repository %s", r.MountPath, r.URL)
 			if c := r.Checkout; c != nil {
@@ -169,4 +173,31 @@ func mountedList(resources []json.RawMessage) (string, error) {
 		}
 	}
 	return list.String(), nil
+}
+
+// memoryLine tells of a memory store: what it is for and what may be done with it.
+func memoryLine(list *strings.Builder, raw json.RawMessage) error {
+	var r api.MemoryResource
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("decode a memory store: %w", err)
+	}
+	fmt.Fprintf(list, "\n- %s, the memory store %q: notes, in text files of at most %d KiB, that outlast this session.", r.MountPath, r.Name, api.MaxMemoryContent>>10)
+	if r.Access == api.MemoryReadOnly {
+		list.WriteString(" You may read it; what you change there is not kept.")
+	} else {
+		list.WriteString(" Look there before you begin, and keep there what should be known later.")
+	}
+	for _, text := range []string{r.Description, deref(r.Instructions)} {
+		if text != "" {
+			list.WriteString(" " + text)
+		}
+	}
+	return nil
+}
+
+func deref(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
 }

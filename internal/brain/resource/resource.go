@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -69,6 +70,10 @@ type Resource struct {
 	MountPath string
 	// FileID is the file it is made of; "" for what is no file.
 	FileID string
+	// MemoryStoreID is the store it is; "" for what is no memory store.
+	MemoryStoreID string
+	// ReadOnly tells that the session must not write to the store.
+	ReadOnly bool
 	// SealedToken is its token, sealed for its id; "" for none.
 	SealedToken string
 }
@@ -90,7 +95,7 @@ type params struct {
 func (m Maker) Make(ctx context.Context, workspaceID string, raws []json.RawMessage) ([]Resource, error) {
 	made := make([]Resource, 0, len(raws))
 	for i, raw := range raws {
-		r, err := m.make(ctx, workspaceID, fmt.Sprintf("resources[%d].", i), raw)
+		r, err := m.make(ctx, workspaceID, fmt.Sprintf("resources[%d].", i), raw, made)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +110,7 @@ func (m Maker) Make(ctx context.Context, workspaceID string, raws []json.RawMess
 // MakeFile makes a resource that is added to a session that exists, which only a
 // file can be.
 func (m Maker) MakeFile(ctx context.Context, workspaceID string, raw json.RawMessage) (Resource, error) {
-	r, err := m.make(ctx, workspaceID, "", raw)
+	r, err := m.make(ctx, workspaceID, "", raw, nil)
 	if err == nil && r.Type != api.ResourceFile {
 		err = api.Invalid("type", "only a file can be added to a session that exists; give a %s when the session is created", r.Type)
 	}
@@ -131,7 +136,7 @@ func Fits(field string, there []Resource, r Resource) error {
 
 func within(name, dir string) bool { return strings.HasPrefix(name, dir+"/") }
 
-func (m Maker) make(ctx context.Context, workspaceID, field string, raw json.RawMessage) (Resource, error) {
+func (m Maker) make(ctx context.Context, workspaceID, field string, raw json.RawMessage, there []Resource) (Resource, error) {
 	var p params
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return Resource{}, api.Invalid(strings.TrimSuffix(field, "."), "is not a resource: %v", err)
@@ -142,7 +147,7 @@ func (m Maker) make(ctx context.Context, workspaceID, field string, raw json.Raw
 	case api.ResourceRepository:
 		return m.repository(field, p)
 	case api.ResourceMemory:
-		return m.memory(ctx, workspaceID, field, p)
+		return m.memory(ctx, workspaceID, field, p, there)
 	}
 	return Resource{}, api.Invalid(field+"type", "must be %s, %s or %s, not %.40q", api.ResourceFile, api.ResourceRepository, api.ResourceMemory, p.Type)
 }
@@ -275,12 +280,9 @@ func checkCheckout(field string, c *api.Checkout) error {
 	return nil
 }
 
-func (m Maker) memory(ctx context.Context, workspaceID, field string, p params) (Resource, error) {
+func (m Maker) memory(ctx context.Context, workspaceID, field string, p params, there []Resource) (Resource, error) {
 	if p.MemoryStoreID == "" {
 		return Resource{}, api.Invalid(field+"memory_store_id", "is required")
-	}
-	if m.Memories == nil {
-		return Resource{}, api.Invalid(field+"type", "memory stores are not supported by this server yet")
 	}
 	r, err := m.Memories.Resource(ctx, workspaceID, p.MemoryStoreID)
 	if err != nil {
@@ -296,7 +298,22 @@ func (m Maker) memory(ctx context.Context, workspaceID, field string, p params) 
 	case p.Instructions != nil && utf8.RuneCountInString(*p.Instructions) > maxInstructions:
 		return Resource{}, api.Invalid(field+"instructions", "has %d characters, at most %d are allowed", utf8.RuneCountInString(*p.Instructions), maxInstructions)
 	}
-	return encode("", r.Type, r.MountPath, r)
+	if slices.ContainsFunc(there, func(other Resource) bool { return other.MemoryStoreID == r.MemoryStoreID }) {
+		return Resource{}, api.Invalid(field+"memory_store_id", "memory store %s is given twice", r.MemoryStoreID)
+	}
+	r.MountPath = unused(r.MountPath, there)
+	made, err := encode("", r.Type, r.MountPath, r)
+	made.MemoryStoreID, made.ReadOnly = r.MemoryStoreID, r.Access == api.MemoryReadOnly
+	return made, err
+}
+
+// unused tells stores of one name apart.
+func unused(mountPath string, there []Resource) string {
+	name := mountPath
+	for n := 2; slices.ContainsFunc(there, func(r Resource) bool { return r.MountPath == name }); n++ {
+		name = fmt.Sprintf("%s-%d", mountPath, n)
+	}
+	return name
 }
 
 func encode(id, kind, mountPath string, v any) (Resource, error) {
@@ -314,11 +331,13 @@ func Decode(raw json.RawMessage) (Resource, error) {
 		Type      string `json:"type"`
 		MountPath string `json:"mount_path"`
 		FileID    string `json:"file_id"`
+		StoreID   string `json:"memory_store_id"`
+		Access    string `json:"access"`
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return Resource{}, fmt.Errorf("decode a resource: %w", err)
 	}
-	return Resource{ID: r.ID, Type: r.Type, JSON: raw, MountPath: r.MountPath, FileID: r.FileID}, nil
+	return Resource{ID: r.ID, Type: r.Type, JSON: raw, MountPath: r.MountPath, FileID: r.FileID, MemoryStoreID: r.StoreID, ReadOnly: r.Access == api.MemoryReadOnly}, nil
 }
 
 // DecodeAll is Decode for those of a session.

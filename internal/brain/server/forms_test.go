@@ -17,8 +17,8 @@ type form struct {
 	fields map[string]string
 }
 
-// forms is every request with a body. A resource's are beside its tests. A resource's may be beside its tests.
-var forms = slices.Concat(coreForms, threadForms, budgetForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms)
+// forms is every request with a body. A resource's are beside its tests.
+var forms = slices.Concat(coreForms, memoryForms, threadForms, budgetForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

@@ -30,6 +30,7 @@ import (
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
@@ -123,6 +124,8 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	agents.UseSkills(skills)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
+	memories, err := memory.New(ctx, memory.Config{DB: d, Log: log})
+	must(t, err)
 	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
 	must(t, err)
 	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
@@ -141,7 +144,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, err)
 	config := Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
-		Tunnels: tunnels, Profiles: profiles, Dreams: dreams,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
 	for _, change := range adapt {

@@ -26,7 +26,7 @@ func lists(s *site) []list {
 		ok[object](b, b.key, "POST", "/v1/sessions/"+quiet.ID+"/events", object{"events": []object{{"type": "user.interrupt"}}})
 	}
 	rename := 0
-	return []list{
+	return append(memoryLists(s), []list{
 		{"agents", "/v1/agents", false, func() { b.agent() }},
 		{"agent versions", s.fill("/v1/agents/{agent_id}/versions"), false, func() {
 			rename++
@@ -44,7 +44,7 @@ func lists(s *site) []list {
 		{"files", "/v1/files", false, func() { b.file("data.csv", "1,2") }},
 		{"events", "/v1/sessions/" + quiet.ID + "/events", true, interrupt},
 		{"latest events", "/v1/sessions/" + quiet.ID + "/events?order=desc", false, interrupt},
-	}
+	}...)
 }
 
 // get reads a page.

@@ -26,7 +26,9 @@ func (s *server) resourceRoutes() []route {
 	}
 }
 
-func (s *server) maker() resource.Maker { return resource.Maker{Files: s.Files, Sealer: s.Sealer} }
+func (s *server) maker() resource.Maker {
+	return resource.Maker{Files: s.Files, Memories: s.Memories, Sealer: s.Sealer}
+}
 
 // resources are those of a session.
 func (s *server) resources(r *request, sessionID string) ([]resource.Resource, error) {

@@ -50,6 +50,7 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.memoryRoutes(),
 		s.skillRoutes(),
 		s.modelRoutes(),
 		s.vaultRoutes(),
@@ -144,6 +145,9 @@ func (s *server) inScope(r *request) error {
 	}
 	if id := r.PathValue("work_id"); id != "" && p.Kind == auth.KindSessionsToken && id != p.Token.WorkID {
 		return api.NotFound("work item", id)
+	}
+	if id := r.PathValue("memory_store_id"); id != "" && p.Kind == auth.KindSessionsToken {
+		return s.seesMemories(r, id)
 	}
 	id := r.PathValue("session_id")
 	if id == "" {

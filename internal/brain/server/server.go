@@ -23,6 +23,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/gateway"
+	"hearth/internal/brain/memory"
 	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
@@ -41,6 +42,7 @@ type Config struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Files        *file.Store
+	Memories     *memory.Store
 	Skills       *skill.Store
 	Vaults       *vault.Store
 	Sealer       *seal.Sealer

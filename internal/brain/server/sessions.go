@@ -64,7 +64,7 @@ func (s *server) listSessions(r *request) (any, error) {
 	at := q.cursor(list)
 	f := session.Filter{
 		WorkspaceID: r.principal.WorkspaceID, AgentID: q.text("agent_id"), AgentVersion: q.number("agent_version", 1, math.MaxInt64, 0),
-		IncludeArchived: q.flag("include_archived"), Ascending: order == "asc", Limit: q.limit(),
+		MemoryStoreID: q.text("memory_store_id"), IncludeArchived: q.flag("include_archived"), Ascending: order == "asc", Limit: q.limit(),
 		CursorID: at.ID, CursorTime: time.UnixMicro(at.Number), Backwards: at.Backwards,
 	}
 	f.CreatedAfter, f.CreatedBefore = q.span("created_at")
@@ -77,7 +77,7 @@ func (s *server) listSessions(r *request) (any, error) {
 	if f.AgentVersion != 0 && f.AgentID == "" {
 		q.fail("agent_version", "needs agent_id beside it")
 	}
-	for _, absent := range []string{"deployment_id", "memory_store_id"} {
+	for _, absent := range []string{"deployment_id"} {
 		if q.text(absent) != "" {
 			q.fail(absent, "is not supported by this server yet")
 		}

@@ -32,7 +32,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, dreamVerdicts, skillVerdicts, modelVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, memoryVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, memoryVerdicts, dreamVerdicts, skillVerdicts, modelVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -130,10 +130,11 @@ func (b *brain) site() *site {
 	b.t.Helper()
 	s := &site{brain: b, agent: b.coordinator(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
+	memories := b.memories()
 	skillIDs := s.addSkill()
 	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
 		"agent": s.agentWith(skillIDs), "environment_id": s.env.ID, "initial_events": []object{message("@coordinator rest\n$ true")},
-		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
+		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}, {"type": "memory_store", "memory_store_id": memories["memory_store_id"]}},
 	})
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
@@ -141,6 +142,7 @@ func (b *brain) site() *site {
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": api.NewID("name"),
 	}
+	maps.Copy(s.ids, memories)
 	s.addFiles()
 	maps.Copy(s.ids, skillIDs)
 	s.ids["model_id"] = fakemodel.Models[0]
@@ -191,6 +193,7 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/memory_stores?include_archived=true", "/v1/memory_stores/{memory_store_id}/memories?view=full", "/v1/memory_stores/{memory_store_id}/memory_versions?view=full",
 		"/v1/skills", "/v1/skills/{skill_id}/versions",
 		"/v1/sessions/{session_id}/threads", "/v1/sessions/{session_id}/threads/{thread_id}/events",
 		"/v1/workspaces", "/v1/api_keys",

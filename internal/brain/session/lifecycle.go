@@ -27,6 +27,7 @@ type CreateParams struct {
 	VaultIDs        []string
 	Resources       []json.RawMessage
 	ResourceTokens  map[string]string // sealed, by resource id
+	MemoryStoreIDs  []string          // those among the resources
 	InitialEvents   []json.RawMessage // user.message only
 	Budget          json.RawMessage   // nil for none
 }
@@ -72,6 +73,11 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 		for resource, sealed := range p.ResourceTokens {
 			if err := setToken(ctx, tx, r.id, resource, sealed); err != nil {
 				return fmt.Errorf("keep a token: %w", err)
+			}
+		}
+		for _, store := range p.MemoryStoreIDs {
+			if _, err := tx.Exec(ctx, "INSERT INTO session_memory_stores (memory_store_id, session_id) VALUES (?, ?)", store, r.id); err != nil {
+				return fmt.Errorf("note the memory stores of a session: %w", err)
 			}
 		}
 		m := s.mutation(ctx, tx, &r)
@@ -351,6 +357,7 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 			{"DELETE FROM deliveries WHERE log_id IN (SELECT id FROM threads WHERE session_id = ?)", m.id},
 			{"DELETE FROM tool_calls WHERE session_id = ?", m.id},
 			{"DELETE FROM resource_tokens WHERE session_id = ?", m.id},
+			{"DELETE FROM session_memory_stores WHERE session_id = ?", m.id},
 			{"DELETE FROM events WHERE log_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
 			{"DELETE FROM events WHERE log_id IN (SELECT threads.id FROM threads JOIN sessions ON sessions.id = session_id WHERE deleted_at < ?)", old},
 			{"DELETE FROM threads WHERE session_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},

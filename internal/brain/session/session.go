@@ -2,7 +2,7 @@
 // alone may change their status, the tool calls that wait for answers, and the
 // fan-out to subscribers. A session has one thread or more, each with its own
 // log and its own run. It owns the tables sessions, threads, events, deliveries,
-// tool_calls and resource_tokens and may call queue, price and db.
+// tool_calls, resource_tokens and session_memory_stores and may call queue, price and db.
 package session
 
 import (
@@ -274,6 +274,7 @@ type Filter struct {
 	EnvironmentID   string
 	AgentID         string
 	AgentVersion    int64
+	MemoryStoreID   string
 	Statuses        []api.SessionStatus
 	CreatedAfter    Bound
 	CreatedBefore   Bound
@@ -340,6 +341,9 @@ func (s *Store) List(ctx context.Context, f Filter) (sessions []api.Session, mor
 	}
 	if f.AgentVersion != 0 {
 		c.add("agent_version = ?", f.AgentVersion)
+	}
+	if f.MemoryStoreID != "" {
+		c.add("id IN (SELECT session_id FROM session_memory_stores WHERE memory_store_id = ?)", f.MemoryStoreID)
 	}
 	c.in("status", anys(f.Statuses))
 	c.bound("created_at", ">", f.CreatedAfter)

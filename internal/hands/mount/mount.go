@@ -1,11 +1,13 @@
 // Package mount puts what a session has mounted where its sandbox finds it:
-// files and Git repositories. It carries what the session leaves in its outputs
-// back to the server. Credentials are used on the worker's side only and never
-// reach the sandbox. It owns the session's mnt directory and two lists beside it,
-// and may call only the shared floor and package sandbox.
+// files, Git repositories and memory stores. It carries what the session leaves in
+// its outputs and its memories back to the server. Credentials are used on the
+// worker's side only and never reach the sandbox. It owns the session's mnt
+// directory and the lists beside it, and may call only the shared floor and
+// package sandbox.
 package mount
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +18,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +26,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // Server is what is asked of the server, with the credential of the session's
@@ -47,7 +51,10 @@ type Config struct {
 	// Work and Mnt are what appears as the sandbox's working directory and /mnt. Mnt
 	// is "" for an engine that has no file system of its own.
 	Work, Mnt string
-	Log       *slog.Logger
+	// HasToken tells that the server is asked with a sessions token, which alone is
+	// good for memory stores.
+	HasToken bool
+	Log      *slog.Logger
 }
 
 // Mounter mounts and collects for one session. Its methods are safe for
@@ -57,6 +64,7 @@ type Mounter struct {
 
 	syncing sync.Mutex
 	mounted map[string]mounted // by resource id; guarded by syncing
+	stores  map[string]*store  // memory stores by id; guarded by syncing
 
 	collecting sync.Mutex
 	outputs    map[string]output // by path below the outputs; guarded by collecting
@@ -71,18 +79,20 @@ type mounted struct {
 // The lists in Config.Dir, and what is on its way.
 const (
 	mountedFile = "mounted.json"
-	outputsFile = "outputs.json"
-	incomingDir = "incoming"
+	// memoriesFile holds what of the memory stores is the same here and there.
+	memoriesFile = "memories.json"
+	outputsFile  = "outputs.json"
+	incomingDir  = "incoming"
 )
 
 // Lists are the files in Config.Dir that a session takes along when it goes to
 // another worker.
-var Lists = []string{mountedFile, outputsFile}
+var Lists = []string{mountedFile, outputsFile, memoriesFile}
 
 // New makes a mounter, which knows what earlier ones of the session have done.
 func New(cfg Config) (*Mounter, error) {
-	m := &Mounter{Config: cfg, mounted: map[string]mounted{}, outputs: map[string]output{}}
-	return m, errors.Join(m.load(mountedFile, &m.mounted), m.load(outputsFile, &m.outputs))
+	m := &Mounter{Config: cfg, mounted: map[string]mounted{}, stores: map[string]*store{}, outputs: map[string]output{}}
+	return m, errors.Join(m.load(mountedFile, &m.mounted), m.load(outputsFile, &m.outputs), m.loadMemories())
 }
 
 func (m *Mounter) load(name string, list any) error {
@@ -104,11 +114,11 @@ func (m *Mounter) save(name string, list any) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(m.Dir, name)
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+	file := filepath.Join(m.Dir, name)
+	if err := os.WriteFile(file+".new", raw, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return os.Rename(file+".new", file)
 }
 
 // resource is any resource of a session.
@@ -119,21 +129,10 @@ type resource struct {
 	FileID    string        `json:"file_id"`
 	URL       string        `json:"url"`
 	Checkout  *api.Checkout `json:"checkout"`
-}
 
-// Check refuses resources without which a session must not begin, and that cannot
-// be mounted: an agent without its memory would act on less than it knows.
-func Check(resources []json.RawMessage) error {
-	for _, raw := range resources {
-		var r resource
-		if err := json.Unmarshal(raw, &r); err != nil {
-			return fmt.Errorf("decode a resource of the session: %w", err)
-		}
-		if r.Type == api.ResourceMemory {
-			return errors.New("the session has a memory store, which this worker cannot mount yet")
-		}
-	}
-	return nil
+	MemoryStoreID string `json:"memory_store_id"`
+	Access        string `json:"access"`
+	Name          string `json:"name"`
 }
 
 // Failure is a resource that is not where it should be.
@@ -141,15 +140,24 @@ type Failure struct {
 	ResourceID string
 	Path       string
 	Err        error
+	// Lapsed tells that it is there, and that changes there are not kept for now.
+	Lapsed bool
 }
 
-func (f Failure) Error() string { return fmt.Sprintf("%s is missing: %v", f.Path, f.Err) }
+func (f Failure) Error() string {
+	if f.Lapsed {
+		return fmt.Sprintf("%s is there, but what is changed in it is not kept for now: %v", f.Path, f.Err)
+	}
+	return fmt.Sprintf("%s is missing: %v", f.Path, f.Err)
+}
 
 // Sync mounts the resources that are not mounted yet and removes files that are
 // no longer among them. The sandbox must exist, because its directories are its
 // own from then on. Repositories are fetched once: what the session makes of one
 // stays.
-func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failures []Failure) {
+//
+// Notes are what the agent should know of its memories.
+func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failures []Failure, notes []string) {
 	m.syncing.Lock()
 	defer m.syncing.Unlock()
 	wanted := map[string]bool{}
@@ -159,12 +167,22 @@ func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failur
 			failures = append(failures, Failure{Path: "a resource", Err: err})
 			continue
 		}
+		if r.Type == api.ResourceMemory {
+			if r.MountPath == "" { // another server's choice not to say
+				r.MountPath = path.Join(sandbox.GuestWorkdir, "memory", cmp.Or(r.Name, r.MemoryStoreID))
+			}
+			said, err := m.mountMemory(ctx, r)
+			if notes = append(notes, said...); err != nil {
+				failures = append(failures, Failure{ResourceID: r.MemoryStoreID, Path: r.MountPath, Err: err, Lapsed: m.stores[r.MemoryStoreID] != nil})
+			}
+			continue
+		}
 		wanted[r.ID] = true
 		if _, there := m.mounted[r.ID]; there {
 			continue
 		}
 		if err := m.mount(ctx, r); err != nil {
-			failures = append(failures, Failure{r.ID, r.MountPath, err})
+			failures = append(failures, Failure{ResourceID: r.ID, Path: r.MountPath, Err: err})
 		}
 	}
 	for _, id := range slices.Collect(maps.Keys(m.mounted)) {
@@ -175,7 +193,7 @@ func (m *Mounter) Sync(ctx context.Context, resources []json.RawMessage) (failur
 	if err := m.outputsDir(); err != nil {
 		failures = append(failures, Failure{Path: guestOutputs, Err: err})
 	}
-	return failures
+	return failures, notes
 }
 
 func (m *Mounter) mount(ctx context.Context, r resource) (err error) {

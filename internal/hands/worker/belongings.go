@@ -3,9 +3,11 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"hearth/api"
 	"hearth/internal/hands/mount"
@@ -27,11 +29,14 @@ type belongings struct {
 	told    map[string]bool // failures that have been reported; guarded by mu
 	busy    bool            // outputs are being collected; guarded by mu
 	more    bool            // and are to be once more; guarded by mu
+	synced  time.Time       // when the memories last were, or began to be; guarded by mu
 }
 
 // arrange puts the belongings in their places; the channel is closed when they
 // are. What cannot be had the model is told of, for the session may do without.
-func (b *belongings) arrange(ctx context.Context) chan struct{} {
+//
+// At the beginning of a turn the memories are reconciled, too.
+func (b *belongings) arrange(ctx context.Context, turn bool) chan struct{} {
 	done := make(chan struct{})
 	b.work.Go(func() {
 		defer close(done)
@@ -48,10 +53,9 @@ func (b *belongings) arrange(ctx context.Context) chan struct{} {
 			}
 			return
 		}
-		for _, f := range mounter.Sync(ctx, resources) {
-			if ctx.Err() == nil {
-				b.tell(ctx, f)
-			}
+		b.tellAll(ctx)(mounter.Sync(ctx, resources))
+		if turn {
+			b.syncMemories(ctx, mount.MemoryDuring)
 		}
 	})
 	return done
@@ -74,22 +78,37 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 		mnt = "" // a sandbox on the host's own file system
 	}
 	m, err := mount.New(mount.Config{
-		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, Log: b.log,
+		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, HasToken: b.wire.itemsOwn, Log: b.log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.mounter = m
+	b.mounter, b.synced = m, time.Now()
 	return m, b.session.Resources, nil
+}
+
+// tellAll puts failures on record, and lets the model know of them and of notes.
+func (b *belongings) tellAll(ctx context.Context) func(failures []mount.Failure, notes []string) {
+	return func(failures []mount.Failure, notes []string) {
+		b.mu.Lock()
+		b.said = append(b.said, notes...)
+		b.mu.Unlock()
+		for _, f := range failures {
+			if ctx.Err() == nil {
+				b.tell(ctx, f)
+			}
+		}
+	}
 }
 
 // tell puts a failure on record, once, and lets the model know.
 func (b *belongings) tell(ctx context.Context, f mount.Failure) {
+	what := fmt.Sprint(f.Path, f.Lapsed) // whatever the words of the answer are this time
 	b.mu.Lock()
-	before := b.told[f.Error()]
-	b.told[f.Error()] = true
+	before := b.told[what]
+	b.told[what] = true
 	if !before {
 		b.said = append(b.said, f.Error())
 	}
@@ -130,10 +149,14 @@ func (b *belongings) notes() string {
 	return text.String()
 }
 
-// collectSoon has the outputs uploaded, without waiting for it.
-func (b *belongings) collectSoon() {
+// collectSoon has the outputs uploaded, without waiting for it; at the end of a
+// turn what has been remembered, too.
+func (b *belongings) collectSoon(turn bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if turn {
+		b.synced = time.Time{}
+	}
 	if b.more = b.busy; b.more {
 		return
 	}
@@ -141,6 +164,9 @@ func (b *belongings) collectSoon() {
 	b.work.Go(func() {
 		for again := true; again; {
 			b.collect(b.ctx)
+			if b.memoriesDue() {
+				b.syncMemories(b.ctx, mount.MemoryDuring)
+			}
 			b.mu.Lock()
 			again, b.more = b.more && b.ctx.Err() == nil, false
 			b.busy = again
@@ -161,6 +187,49 @@ func (b *belongings) collect(ctx context.Context) {
 		b.log.Warn("could not upload the outputs of a session", "error", err)
 		b.report(ctx, "Outputs could not be stored: "+err.Error())
 	}
+}
+
+const (
+	// memoryInterval is how often memories are reconciled while calls run; beside
+	// that they are at the beginning and the end of each turn.
+	memoryInterval = 15 * time.Second
+	// memoryEnd bounds the last reconciliation.
+	memoryEnd = 30 * time.Second
+)
+
+// syncMemoriesIfDue reconciles the memories after a call, without waiting for it.
+func (b *belongings) syncMemoriesIfDue() {
+	if b.memoriesDue() {
+		b.work.Go(func() { b.syncMemories(b.ctx, mount.MemoryDuring) })
+	}
+}
+
+func (b *belongings) memoriesDue() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Since(b.synced) >= memoryInterval
+}
+
+func (b *belongings) syncMemories(ctx context.Context, how mount.MemorySync) {
+	b.mu.Lock()
+	m := b.mounter
+	b.synced = time.Now()
+	b.mu.Unlock()
+	if m != nil {
+		b.tellAll(ctx)(m.SyncMemories(ctx, how))
+	}
+}
+
+// keepMemories brings what the session leaves in its memories to the server: all
+// of it if the session is left well, and as much as can be saved if not.
+func (b *belongings) keepMemories(ctx context.Context, well bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), memoryEnd)
+	defer cancel()
+	how := mount.MemoryFinal
+	if !well {
+		how = mount.MemoryRescue
+	}
+	b.syncMemories(ctx, how)
 }
 
 // wait waits for what has been begun, which the end of its context ends.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"hearth/api"
-	"hearth/internal/hands/mount"
 	"hearth/internal/hands/sandbox"
 )
 
@@ -138,14 +137,12 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	if session.Status == api.SessionTerminated {
 		return nil
 	}
-	if err := mount.Check(session.Resources); err != nil {
-		return err
-	}
 	r := newRunner(a, box, &belongings{activation: a, ctx: ctx, box: box, session: session, told: map[string]bool{}})
 	err = r.run(ctx)
 	if err == nil && !r.over {
 		r.belongings.collect(ctx)
 	}
+	r.belongings.keepMemories(ctx, err == nil)
 	if err != nil || r.over || a.parker == nil {
 		return err
 	}

@@ -28,10 +28,12 @@ type runner struct {
 	caughtUp  bool             // the history has been read at least once
 	idle      bool             // the last thing that happened was the end of a turn
 	idleSince time.Time
+	turnEnded bool // and no other has begun
 	over      bool // the session needs no hands any more
 
 	arranged chan struct{} // closed once the belongings are in their places; nil afterwards
 	again    bool          // they may have changed since that was begun
+	turn     bool          // and a turn has begun since
 }
 
 // call is a tool call the worker is to answer.
@@ -73,7 +75,7 @@ func (r *runner) run(ctx context.Context) error {
 	sightings := make(chan sighting, 64)
 	followed := make(chan error, 1)
 	go func() { followed <- r.follow(ctx, sightings) }()
-	r.arrange(ctx)
+	r.arrange(ctx, false)
 	defer func() {
 		cancel()
 		r.abandon()
@@ -112,7 +114,7 @@ func (r *runner) run(ctx context.Context) error {
 			}
 		case <-r.arranged:
 			if r.arranged = nil; r.again {
-				r.arrange(ctx)
+				r.arrange(ctx, r.turn)
 			}
 		case <-r.box.left:
 			r.idleSince = time.Now()
@@ -130,10 +132,10 @@ func (r *runner) run(ctx context.Context) error {
 
 // arrange has the session's belongings put in their places. No call begins
 // before they are there.
-func (r *runner) arrange(ctx context.Context) {
-	r.again = r.arranged != nil
+func (r *runner) arrange(ctx context.Context, turn bool) {
+	r.again, r.turn = r.arranged != nil, turn || r.turn
 	if !r.again {
-		r.arranged = r.belongings.arrange(ctx)
+		r.arranged, r.turn = r.belongings.arrange(ctx, r.turn), false
 	}
 }
 
@@ -187,11 +189,14 @@ func (r *runner) see(ctx context.Context, s sighting) error {
 		}
 	case api.EventSessionStatusRunning:
 		if r.caughtUp && r.wire.ours.Load() {
-			r.arrange(ctx) // what is mounted may have changed between turns; elsewhere nothing is
+			// What is mounted may have changed between turns; elsewhere nothing is.
+			r.arrange(ctx, r.turnEnded)
+			r.turnEnded = false
 		}
 	case api.EventSessionStatusIdle:
 		if r.caughtUp {
-			r.belongings.collectSoon()
+			r.turnEnded = r.turnEnded || r.idle
+			r.belongings.collectSoon(r.idle)
 		}
 	case api.EventSessionStatusTerminated, api.EventSessionDeleted:
 		return errOver
@@ -329,6 +334,7 @@ func (r *runner) done(f finished) error {
 		r.settled[f.id] = true
 		r.drop(f.id)
 	}
+	r.belongings.syncMemoriesIfDue()
 	// What was not posted within the life of the lease is posted again, as it
 	// is, at the next turn of the loop.
 	return nil

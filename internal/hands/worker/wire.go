@@ -23,14 +23,15 @@ import (
 type wire struct {
 	base       string
 	credential string
+	itemsOwn   bool // the credential is a sessions token
 	worker     string
 	http       *http.Client
 	ours       *atomic.Bool // the server is Hearth, and so knows what others do not
 }
 
-func (w *wire) with(credential string) *wire {
+func (w *wire) with(credential string, itemsOwn bool) *wire {
 	other := *w
-	other.credential = credential
+	other.credential, other.itemsOwn = credential, itemsOwn
 	return &other
 }
 
@@ -49,6 +50,9 @@ func (e *refused) Error() string {
 	}
 	return fmt.Sprintf("the server answered %d: %s (request %s)", e.status, message, e.body.RequestID)
 }
+
+// Status is that of the answer.
+func (e *refused) Status() int { return e.status }
 
 // NotFound tells whether the server knows of no such thing.
 func (e *refused) NotFound() bool { return e.status == http.StatusNotFound }
@@ -145,6 +149,9 @@ func (w *wire) send(request *http.Request) (*http.Response, error) {
 	request.Header.Set("anthropic-beta", "managed-agents-2026-04-01")
 	if strings.HasPrefix(path, "/v1/files") {
 		request.Header.Set("anthropic-beta", "managed-agents-2026-04-01,files-api-2025-04-14")
+	}
+	if strings.HasPrefix(path, "/v1/memory_stores") {
+		request.Header.Set("anthropic-beta", "agent-memory-2026-07-22") // instead, not beside
 	}
 	request.Header.Set("User-Agent", "hearth-worker")
 	if strings.HasSuffix(path, "/work/poll") {

@@ -363,7 +363,7 @@ func ItemFromEnvironment(getenv func(string) string) (Item, error) {
 
 // RunOne serves one claimed item and returns when it is done with.
 func (w *Worker) RunOne(ctx context.Context, item Item) error {
-	if w.token(item) == "" {
+	if credential, _ := w.token(item); credential == "" {
 		return errors.New("worker: the item has no usable secret, and there is no environment key")
 	}
 	if err := w.moveIn(); err != nil {
@@ -386,17 +386,17 @@ func (w *Worker) RunOne(ctx context.Context, item Item) error {
 
 // token is the credential for everything about an item: its own, or the
 // environment's.
-func (w *Worker) token(item Item) string {
+func (w *Worker) token(item Item) (credential string, own bool) {
 	if item.Secret == "" {
-		return w.EnvironmentKey
+		return w.EnvironmentKey, false
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.NewReplacer("+", "-", "/", "_").Replace(item.Secret), "="))
 	var secret api.WorkSecret
 	if err != nil || json.Unmarshal(raw, &secret) != nil || secret.SessionsToken == "" {
 		w.Log.Warn("the item's secret cannot be used; using the environment key", "work", item.WorkID)
-		return w.EnvironmentKey
+		return w.EnvironmentKey, false
 	}
-	return secret.SessionsToken
+	return secret.SessionsToken, true
 }
 
 // reap makes the state directory ready: it destroys the sandboxes that workers

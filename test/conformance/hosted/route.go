@@ -25,6 +25,7 @@ const (
 	Send         Endpoint = "send"
 	SkillVersion Endpoint = "skill version"
 	SkillContent Endpoint = "skill content"
+	Memories     Endpoint = "memories"
 )
 
 // Fault is an answer that goes wrong.
@@ -58,6 +59,7 @@ func (s *Service) routes() http.Handler {
 	const work = "/v1/environments/{environment}/work/"
 	const session = "/v1/sessions/{session}"
 	const skill = "/v1/skills/{skill}/versions/{version}"
+	const memories = "/v1/memory_stores/{store}/memories"
 	for _, r := range []route{
 		{endpoint: Poll, pattern: "GET " + work + "poll", query: []string{"block_ms", "reclaim_older_than_ms"}, byKey: true, serve: (*Service).poll},
 		{endpoint: Ack, pattern: "POST " + work + "{work}/ack", byKey: true, serve: (*Service).ack},
@@ -69,6 +71,11 @@ func (s *Service) routes() http.Handler {
 		{endpoint: Send, pattern: "POST " + session + "/events", json: true, serve: (*Service).send},
 		{endpoint: SkillVersion, pattern: "GET " + skill, noBeta: true, serve: (*Service).skillVersion},
 		{endpoint: SkillContent, pattern: "GET " + skill + "/content", noBeta: true, serve: (*Service).skillContent},
+		{endpoint: Memories, pattern: "GET " + memories, query: []string{"view", "limit", "page"}, noBeta: true, serve: (*Service).memories},
+		{endpoint: Memories, pattern: "POST " + memories, json: true, noBeta: true, serve: (*Service).memories},
+		{endpoint: Memories, pattern: "GET " + memories + "/{memory}", query: []string{"view"}, noBeta: true, serve: (*Service).memories},
+		{endpoint: Memories, pattern: "POST " + memories + "/{memory}", json: true, noBeta: true, serve: (*Service).memories},
+		{endpoint: Memories, pattern: "DELETE " + memories + "/{memory}", query: []string{"expected_content_sha256"}, noBeta: true, serve: (*Service).memories},
 	} {
 		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { s.handle(w, req, r) })
 	}

@@ -83,6 +83,8 @@ func scenarios() map[string]func(*testing.T, launch) {
 		"activated again":       activatedAgain,
 		"skills":                skills,
 		"skills that fail":      skillsThatFail,
+		"memories":              memories,
+		"memories, lease lost":  memoriesOfALostLease,
 		"poll fails":            pollFails,
 		"poll refused":          pollRefused,
 		"no output":             noOutput,
@@ -508,6 +510,28 @@ func skills(t *testing.T, start launch) {
 		t.Errorf("a link was unpacked: %q", result.Text)
 	}
 	conclude(t, session, item)
+}
+
+// memories of a store whose directory the service leaves to the worker.
+func memories(t *testing.T, start launch) {
+	service := hosted.Start(t, hosted.Options{MaxIdle: maxIdle})
+	session := service.NewSession(hosted.SessionOptions{Memories: map[string]string{"/a.md": "1\n", "/dir/b.md": "é", "/gone.md": "x", "/stays": ""}})
+	item := service.Offer(session)
+	start(t, service)
+	want(t, session, session.Bash("cat memory/notes/a.md memory/notes/dir/b.md; echo 2 >>memory/notes/a.md; mkdir memory/notes/new; echo new >memory/notes/new/c.md; rm memory/notes/gone.md"), false, "1\né")
+	conclude(t, session, item)
+	session.AwaitMemories(t, map[string]string{"/a.md": "1\n2\n", "/dir/b.md": "é", "/new/c.md": "new\n", "/stays": ""})
+}
+
+// memoriesOfALostLease are saved all the same.
+func memoriesOfALostLease(t *testing.T, start launch) {
+	service := hosted.Start(t, hosted.Options{MaxIdle: maxIdle})
+	session := service.NewSession(hosted.SessionOptions{Memories: map[string]string{"/a.md": "1", "/b.md": "2"}})
+	item := service.Offer(session)
+	start(t, service)
+	want(t, session, session.Bash("echo changed >memory/notes/a.md; rm memory/notes/b.md"), false)
+	item.Lose()
+	session.AwaitMemories(t, map[string]string{"/a.md": "changed\n", "/b.md": "2"})
 }
 
 func skillsThatFail(t *testing.T, start launch) {

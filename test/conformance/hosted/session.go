@@ -3,6 +3,7 @@ package hosted
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -38,6 +39,7 @@ type Session struct {
 	service   *Service
 	skills    []*Skill
 	resources []any
+	memory    *memoryStore // nil for none
 
 	// All guarded by Service.mu.
 	events []map[string]any     // the log, as listed
@@ -63,8 +65,8 @@ type toolCall struct {
 // SessionOptions shape a session.
 type SessionOptions struct {
 	Skills []*Skill
-	// MemoryStore attaches a memory store.
-	MemoryStore bool
+	// Memories, if there are any, are those of a memory store, content by path.
+	Memories map[string]string
 }
 
 // NewSession makes a session with a message waiting in its history.
@@ -75,9 +77,10 @@ func (s *Service) NewSession(options SessionOptions) *Session {
 		ID: s.newID("sesn"), service: s, skills: options.Skills, resources: []any{},
 		calls: map[string]*toolCall{}, cut: make(chan struct{}),
 	}
-	if options.MemoryStore {
+	if options.Memories != nil {
+		session.memory = &memoryStore{id: s.newID("memstore"), memories: maps.Clone(options.Memories)}
 		session.resources = append(session.resources, map[string]any{
-			"type": "memory_store", "memory_store_id": s.newID("memstore"), "name": "notes", "access": "read_write", "mount_path": nil,
+			"type": "memory_store", "memory_store_id": session.memory.id, "name": "notes", "access": "read_write", "mount_path": nil,
 		})
 	}
 	s.sessions[session.ID] = session
@@ -287,9 +290,6 @@ func (s *Service) getSession(req *request) reply {
 		s.violate(req, SessionFirst, "the session was read already")
 	}
 	req.claim.sessionRead, req.claim.mayStop = true, ""
-	if len(session.resources) > 0 {
-		req.claim.mayStop = "it has a memory store"
-	}
 	skills := []any{}
 	for _, skill := range session.skills {
 		skills = append(skills, map[string]any{"type": "custom", "skill_id": skill.ID, "version": skill.Version})

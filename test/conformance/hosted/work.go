@@ -474,6 +474,8 @@ func (s *Service) gate(req *request) (refused reply, done bool) {
 func (s *Service) gateEnded(req *request, conflict reply) (refused reply, done bool) {
 	endpoint := req.route.endpoint
 	switch {
+	case endpoint == Memories:
+		// What was remembered is saved, as the official workers do it.
 	case req.claim.phase == lost:
 		s.violate(req, LostIsLost, "%s was called after the lease was lost", endpoint)
 		return conflict, true

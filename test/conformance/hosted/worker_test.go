@@ -54,7 +54,7 @@ func exerciseOurs(t *testing.T, e engine) {
 		"sessions at once":     sessionsAtOnce,
 		"no more than it may":  noMoreThanItMay,
 		"drain":                drain,
-		"memory store":         memoryStore,
+		"memories, no token":   memoriesWithoutToken,
 		"one claimed item":     oneClaimedItem,
 		"answered by a server": answeredByServer,
 		"killed":               killed,
@@ -229,16 +229,15 @@ func drain(t *testing.T, e engine) {
 	}
 }
 
-func memoryStore(t *testing.T, e engine) {
+// memoriesWithoutToken: without a sessions token there are no memories, and the
+// agent is told.
+func memoriesWithoutToken(t *testing.T, e engine) {
 	service := hosted.Start(t, hosted.Options{MaxIdle: maxIdle})
-	session := service.NewSession(hosted.SessionOptions{MemoryStore: true})
-	item := service.Offer(session)
+	session := service.NewSession(hosted.SessionOptions{Memories: map[string]string{"/a": "1"}})
+	item := service.OfferUnsealed(session)
 	e.launch(t, service, nil)
-	item.AwaitStopped(t)
-	if n := service.Answered(hosted.Stream); n != 0 {
-		t.Errorf("a session whose memory cannot be mounted was followed %d times", n)
-	}
-	serveAnother(t, service)
+	want(t, session, session.Bash("ls memory 2>&1 || echo nothing"), false, "notes is missing: the work item carried no sessions token", "nothing")
+	conclude(t, session, item)
 }
 
 // oneClaimedItem serves an item a dispatcher has claimed, and goes on with the
