@@ -10,19 +10,24 @@ import (
 
 // The prefixes of the ids the server makes. Clients treat ids as opaque.
 const (
-	PrefixAgent       = "agent"
-	PrefixAPIKey      = "apikey"
-	PrefixDataKey     = "dkey"
-	PrefixEnvironment = "env"
-	PrefixEnvKey      = "envkey"
-	PrefixEvent       = "sevt"
-	PrefixFile        = "file"
-	PrefixRequest     = "req"
-	PrefixResource    = "sesrsc"
-	PrefixSession     = "sesn"
-	PrefixThread      = "sthr"
-	PrefixWork        = "work"
-	PrefixWorkspace   = "wrkspc"
+	PrefixAgent        = "agent"
+	PrefixAPIKey       = "apikey"
+	PrefixDataKey      = "dkey"
+	PrefixDelivery     = "whd"
+	PrefixDeployment   = "depl"
+	PrefixRun          = "drun"
+	PrefixWebhook      = "whep"
+	PrefixWebhookEvent = "whe"
+	PrefixEnvironment  = "env"
+	PrefixEnvKey       = "envkey"
+	PrefixEvent        = "sevt"
+	PrefixFile         = "file"
+	PrefixRequest      = "req"
+	PrefixResource     = "sesrsc"
+	PrefixSession      = "sesn"
+	PrefixThread       = "sthr"
+	PrefixWork         = "work"
+	PrefixWorkspace    = "wrkspc"
 )
 
 // NewID makes an id that is unique, sorts by creation time and says what it
