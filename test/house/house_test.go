@@ -35,7 +35,7 @@ var floors = map[string][][]string{
 		{"internal/brain/resource"},
 		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/webhook", "internal/brain/deployment"},
 		{"internal/brain/session"},
-		{"internal/brain/queue", "internal/brain/seal"},
+		{"internal/brain/queue", "internal/brain/seal", "internal/brain/outbound"},
 	},
 	"hands": {
 		{"internal/hands/worker", "internal/hands/doctor"},
