@@ -25,10 +25,12 @@ import (
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/outbound"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -40,6 +42,7 @@ type brainConfig struct {
 	databaseURL  string
 	blobs        string
 	secretsKey   string
+	outbound     []string // private addresses and hosts that the server may call
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -54,6 +57,7 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
 	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
+	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "private addresses, ranges or hosts that webhooks and the like may reach, besides public ones; http:// addresses too, then")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -73,6 +77,7 @@ type brain struct {
 	sessions *session.Store
 	files    *file.Store
 	sealer   *seal.Sealer
+	webhooks *webhook.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
 	// modelName says what thinks.
@@ -164,8 +169,28 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.sealer, err = seal.New(ctx, b.db, master)
-	return err
+	if b.sealer, err = seal.New(ctx, b.db, master); err != nil {
+		return err
+	}
+	return b.assembleOutbox(ctx)
+}
+
+// assembleOutbox connects what happens with whom it is told.
+func (b *brain) assembleOutbox(ctx context.Context) error {
+	allowed, err := outbound.ParseAllowed(b.cfg.outbound)
+	if err != nil {
+		return usageError("--allow-private-outbound: %w", err)
+	}
+	b.webhooks, err = webhook.New(ctx, webhook.Config{
+		DB: b.db, Sealer: b.sealer, OrganizationID: auth.DefaultOrganization, Client: allowed.Client(), AllowHTTP: len(b.cfg.outbound) > 0, Log: b.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	b.sessions.UseOutbox(b.webhooks)
+	b.agents.UseOutbox(b.webhooks)
+	b.envs.UseOutbox(b.webhooks)
+	return nil
 }
 
 // operatorKey is the API key the operator gave, or one made at the first start
@@ -226,10 +251,12 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	handler := server.New(server.Config{
 		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
-		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
+		Webhooks: b.webhooks,
+		Log:      b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
 	})
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
+	group.Go(func() error { return b.webhooks.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

@@ -24,6 +24,9 @@ import (
 // DefaultWorkspace is the workspace of everything, as long as there is but one.
 const DefaultWorkspace = "wrkspc_default"
 
+// DefaultOrganization is the one organisation, whose workspaces these are.
+const DefaultOrganization = "org_default"
+
 // Kind is a kind of credential.
 type Kind string
 

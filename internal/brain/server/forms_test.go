@@ -18,7 +18,9 @@ type form struct {
 }
 
 // forms is every request with a body.
-var forms = []form{
+var forms = slices.Concat(coreForms, webhookForms)
+
+var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},
 		"skills":[{"type":"anthropic","skill_id":"xlsx"}],"mcp_servers":[{"type":"url","name":"s","url":"https://example.com"}],
 		"tools":[{"type":"custom","name":"ask","description":"d","input_schema":{"type":"object"}},{"type":"mcp_toolset","mcp_server_name":"s"},

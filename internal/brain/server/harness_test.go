@@ -91,15 +91,24 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
 
+	webhooks, err := newWebhooks(ctx, d, sealer, log)
+	must(t, err)
+	sessions.UseOutbox(webhooks)
+	agents.UseOutbox(webhooks)
+	environments.UseOutbox(webhooks)
+
 	serving, stop := context.WithCancel(ctx)
 	srv := httptest.NewServer(New(Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
-		Log: log, PingInterval: pingInterval, Stopping: serving,
+		Webhooks: webhooks,
+		Log:      log, PingInterval: pingInterval, Stopping: serving,
 	}))
 	thinking := make(chan error, 1)
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
 	}()
+	delivering := make(chan error, 1)
+	go func() { delivering <- webhooks.Run(serving) }()
 	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, openapitest.Transport(t, srv.Client().Transport)}}
 	t.Cleanup(func() {
@@ -107,6 +116,9 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 		srv.Close()
 		if err := <-thinking; err != nil {
 			t.Errorf("the loop ended with %v", err)
+		}
+		if err := <-delivering; err != nil {
+			t.Errorf("the webhooks ended with %v", err)
 		}
 		cancel()
 		b.checkLog()

@@ -46,6 +46,7 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.webhookRoutes(),
 	)
 }
 

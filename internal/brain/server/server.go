@@ -24,6 +24,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	Files        *file.Store
 	Sealer       *seal.Sealer
 	Queue        *queue.Queue
+	Webhooks     *webhook.Store
 	Log          *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
 	PingInterval time.Duration

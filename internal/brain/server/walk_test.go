@@ -27,7 +27,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, webhookVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -136,6 +136,7 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
 	s.addFiles()
+	s.addWebhook()
 	return s
 }
 

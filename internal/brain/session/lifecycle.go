@@ -66,6 +66,7 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 			}
 		}
 		m := s.mutation(ctx, tx, &r)
+		m.happened = append(m.happened, api.Happened("session.created", r.id))
 		for _, in := range inputs {
 			if err := m.append(in.event, nil); err != nil {
 				return err
@@ -230,6 +231,7 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Sessio
 			return nil
 		}
 		m.archived = micros(m.now)
+		m.happened = append(m.happened, api.Happened("session.archived", id))
 		return m.terminate(causeArchive)
 	})
 	if err != nil {

@@ -22,6 +22,8 @@ type mutation struct {
 	tx    db.Tx
 	store *Store
 	now   time.Time // no earlier than any time in the log
+	// happened is what the outbox is told when the mutation is saved.
+	happened []api.WebhookData
 }
 
 // mutate locks a session, lets fn change it, and saves it.
@@ -55,6 +57,9 @@ func (m *mutation) save() error {
 	m.updated = m.now.UnixMicro()
 	if m.due.Valid {
 		m.tx.Notify(dueTopic, "")
+	}
+	if err := m.store.Announce(m.ctx, m.tx, m.workspaceID, m.happened...); err != nil {
+		return err
 	}
 	return m.row.save(m.ctx, m.tx)
 }
@@ -97,7 +102,7 @@ func (m *mutation) insertEvent(event headed, private json.RawMessage) (json.RawM
 		return nil, fmt.Errorf("append %s to session %s: %w", head.Type, m.id, err)
 	}
 	m.grew()
-	return raw, nil
+	return raw, m.tell(head.Type, raw)
 }
 
 func (m *mutation) grew() { m.tx.Notify(topic(m.id), strconv.FormatInt(m.seq, 10)) }

@@ -1,7 +1,7 @@
 // Package session keeps sessions: their event logs, the state machine that
 // alone may change their status, the tool calls that wait for answers, and the
 // fan-out to subscribers. It owns the tables sessions, events, tool_calls and
-// resource_tokens and may call queue and db.
+// resource_tokens and may call queue, outbox and db.
 package session
 
 import (
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/db"
 )
 
@@ -42,6 +43,7 @@ type Store struct {
 	queue  Offerer
 	now    func() time.Time
 	recent *recent
+	outbox.Sender
 }
 
 //go:embed migrations/*.sql

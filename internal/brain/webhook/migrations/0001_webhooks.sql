@@ -2,6 +2,7 @@
 -- +goose Up
 CREATE TABLE webhook_endpoints (
     id TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
     url TEXT NOT NULL,
     name TEXT NOT NULL,
     description TEXT NOT NULL,
@@ -12,6 +13,7 @@ CREATE TABLE webhook_endpoints (
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
+CREATE INDEX webhook_endpoints_of_workspace ON webhook_endpoints (workspace_id);
 CREATE TABLE webhook_failures (
     endpoint_id TEXT PRIMARY KEY,
     since BIGINT NOT NULL,
@@ -19,11 +21,12 @@ CREATE TABLE webhook_failures (
 );
 CREATE TABLE webhook_events (
     id TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
     type TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     json TEXT NOT NULL
 );
-CREATE INDEX webhook_events_in_order ON webhook_events (created_at);
+CREATE INDEX webhook_events_in_order ON webhook_events (workspace_id, created_at);
 CREATE TABLE webhook_deliveries (
     id TEXT PRIMARY KEY,
     endpoint_id TEXT NOT NULL,
