@@ -19,6 +19,7 @@ import (
 	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
@@ -26,6 +27,7 @@ import (
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
@@ -78,6 +80,7 @@ type brain struct {
 	files    *file.Store
 	sealer   *seal.Sealer
 	webhooks *webhook.Store
+	deploys  *deployment.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
 	// modelName says what thinks.
@@ -187,10 +190,23 @@ func (b *brain) assembleOutbox(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.sessions.UseOutbox(b.webhooks)
-	b.agents.UseOutbox(b.webhooks)
-	b.envs.UseOutbox(b.webhooks)
+	b.deploys, err = deployment.New(ctx, deployment.Config{DB: b.db, Sessions: b.services().Launcher(), Sealer: b.sealer, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.deploys} {
+		tells.UseOutbox(b.webhooks)
+	}
+	b.agents.UseOutbox(b.deploys)
 	return nil
+}
+
+// services is what the server serves.
+func (b *brain) services() server.Config {
+	return server.Config{
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
+		Webhooks: b.webhooks, Deployments: b.deploys, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
+	}
 }
 
 // operatorKey is the API key the operator gave, or one made at the first start
@@ -249,14 +265,13 @@ func (b brainConfig) thinksWith() string {
 // run serves until ctx ends, then finishes what is in flight.
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
-		Webhooks: b.webhooks,
-		Log:      b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
-	})
+	cfg := b.services()
+	cfg.Stopping = ctx
+	handler := server.New(cfg)
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.webhooks.Run(ctx) })
+	group.Go(func() error { return b.deploys.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

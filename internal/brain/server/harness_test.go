@@ -43,8 +43,9 @@ type brain struct {
 	url, key string
 	http     *http.Client
 	sessions *session.Store
-	log      *safeBuffer
-	stop     func() // begins a shutdown
+	scheduled
+	log  *safeBuffer
+	stop func() // begins a shutdown
 
 	mu      sync.Mutex
 	secrets []string // guarded by mu: every credential given out
@@ -93,16 +94,16 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 
 	webhooks, err := newWebhooks(ctx, d, sealer, log)
 	must(t, err)
-	sessions.UseOutbox(webhooks)
-	agents.UseOutbox(webhooks)
-	environments.UseOutbox(webhooks)
-
 	serving, stop := context.WithCancel(ctx)
-	srv := httptest.NewServer(New(Config{
+	cfg := Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
-		Webhooks: webhooks,
-		Log:      log, PingInterval: pingInterval, Stopping: serving,
-	}))
+		Webhooks: webhooks, Log: log, PingInterval: pingInterval, Stopping: serving,
+	}
+	b.deployments, err = newDeployments(ctx, cfg, &b.clock)
+	must(t, err)
+	cfg.Deployments = b.deployments
+	tellWebhooks(cfg)
+	srv := httptest.NewServer(New(cfg))
 	thinking := make(chan error, 1)
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)

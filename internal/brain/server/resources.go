@@ -26,7 +26,7 @@ func (s *server) resourceRoutes() []route {
 	}
 }
 
-func (s *server) maker() resource.Maker { return resource.Maker{Files: s.Files, Sealer: s.Sealer} }
+func (c Config) maker() resource.Maker { return resource.Maker{Files: c.Files, Sealer: c.Sealer} }
 
 // resources are those of a session.
 func (s *server) resources(r *request, sessionID string) ([]resource.Resource, error) {

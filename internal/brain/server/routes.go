@@ -47,6 +47,7 @@ func (s *server) routes() []route {
 		s.resourceRoutes(),
 		s.fileRoutes(),
 		s.webhookRoutes(),
+		s.deploymentRoutes(),
 	)
 }
 

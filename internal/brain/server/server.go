@@ -19,6 +19,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/queue"
@@ -39,6 +40,7 @@ type Config struct {
 	Sealer       *seal.Sealer
 	Queue        *queue.Queue
 	Webhooks     *webhook.Store
+	Deployments  *deployment.Store
 	Log          *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
 	PingInterval time.Duration

@@ -27,7 +27,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, webhookVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, webhookVerdicts, deploymentVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -137,6 +137,7 @@ func (b *brain) site() *site {
 	}
 	s.addFiles()
 	s.addWebhook()
+	s.addDeployment()
 	return s
 }
 

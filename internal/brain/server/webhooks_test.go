@@ -20,6 +20,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
@@ -60,6 +61,14 @@ func newWebhooks(ctx context.Context, d *db.DB, sealer *seal.Sealer, log *slog.L
 		DB: d, Sealer: sealer, OrganizationID: auth.DefaultOrganization, Client: allowed.Client(), AllowHTTP: true, Log: log,
 		Backoff: 10 * time.Millisecond, MaxBackoff: 20 * time.Millisecond, Attempts: 3, Timeout: 5 * time.Second, GiveUpAfter: time.Nanosecond,
 	})
+}
+
+// tellWebhooks has all that happens told, as the command hearth serve does.
+func tellWebhooks(cfg Config) {
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{cfg.Sessions, cfg.Agents, cfg.Environments, cfg.Deployments} {
+		tells.UseOutbox(cfg.Webhooks)
+	}
+	cfg.Agents.UseOutbox(cfg.Deployments)
 }
 
 // addWebhook adds an endpoint with a delivery, to where nobody listens. Of those

@@ -97,24 +97,25 @@ type row struct {
 	runningSince                                              sql.NullInt64
 	active                                                    int64 // microseconds spent running, the current stretch not included
 	inputTokens, outputTokens, cacheRead, cacheWrite          int64
+	deploymentID                                              sql.NullString
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens`
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, deployment_id`
 
 func (r *row) fields() []any {
 	return []any{&r.id, &r.workspaceID, &r.environmentID, &r.environmentType, &r.threadID, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
 		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.seq, &r.epoch, &r.due, &r.runUntil, &r.spanID, &r.failures, &r.runningSince, &r.active,
-		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite}
+		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.deploymentID}
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
 		r.id, r.workspaceID, r.environmentID, r.environmentType, r.threadID, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
 		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil, r.spanID, r.failures, r.runningSince, r.active,
-		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite)
+		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.deploymentID)
 	return err
 }
 
@@ -140,6 +141,9 @@ func (r *row) session(now time.Time) (api.Session, error) {
 	}
 	if r.title.Valid {
 		out.Title = &r.title.String
+	}
+	if r.deploymentID.Valid {
+		out.DeploymentID = &r.deploymentID.String
 	}
 	end := now
 	if r.archived.Valid {
@@ -241,6 +245,7 @@ type Filter struct {
 	EnvironmentID   string
 	AgentID         string
 	AgentVersion    int64
+	DeploymentID    string
 	Statuses        []api.SessionStatus
 	CreatedAfter    Bound
 	CreatedBefore   Bound
@@ -307,6 +312,9 @@ func (s *Store) List(ctx context.Context, f Filter) (sessions []api.Session, mor
 	}
 	if f.AgentVersion != 0 {
 		c.add("agent_version = ?", f.AgentVersion)
+	}
+	if f.DeploymentID != "" {
+		c.add("deployment_id = ?", f.DeploymentID)
 	}
 	c.in("status", anys(f.Statuses))
 	c.bound("created_at", ">", f.CreatedAfter)
