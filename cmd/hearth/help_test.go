@@ -57,7 +57,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 }
 
 // samples are values that differ from every default, by the type of the flag.
-var samples = map[string]string{"string": "sample", "stringArray": "sample", "int": "7", "float64": "2.5", "bool": "true", "duration": "11s", "size": "3GiB", "limits": "agent_1=memory:1GiB"}
+var samples = map[string]string{"string": "sample", "stringArray": "sample", "stringSlice": "sample", "int": "7", "float64": "2.5", "bool": "true", "duration": "11s", "size": "3GiB", "limits": "agent_1=memory:1GiB"}
 
 func TestEveryFlagCanComeFromTheEnvironment(t *testing.T) {
 	for _, cmd := range commands(newRoot()) {
@@ -71,7 +71,7 @@ func TestEveryFlagCanComeFromTheEnvironment(t *testing.T) {
 					sample = c.allowed[len(c.allowed)-1]
 				}
 				want := sample
-				if f.Value.Type() == "stringArray" {
+				if f.Value.Type() == "stringArray" || f.Value.Type() == "stringSlice" {
 					want = "[" + sample + "]" // a variable holds one of them
 				}
 				t.Setenv(environmentName(f.Name), sample)

@@ -95,10 +95,13 @@ func (b *brain) tick(at string) {
 	must(b.t, err)
 }
 
-// addDeployment adds a deployment and a run of it.
+// addDeployment adds a deployment and a run of it, which fails: there is nothing
+// then that would go on while a test looks.
 func (s *site) addDeployment() {
 	s.t.Helper()
-	d := s.deployment(s.agent.ID, s.env.ID, nil)
+	closed := s.environment()
+	d := s.deployment(s.agent.ID, closed.ID, nil)
+	ok[api.Environment](s.brain, s.brain.key, "POST", "/v1/environments/"+closed.ID+"/archive", nil)
 	run := ok[api.DeploymentRun](s.brain, s.brain.key, "POST", "/v1/deployments/"+d.ID+"/run", nil)
 	s.ids["deployment_id"], s.ids["deployment_run_id"] = d.ID, run.ID
 }
