@@ -52,6 +52,7 @@ func newRoot() *cobra.Command {
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newShell(), newDoctor(),
 		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(), newImages(),
+		newWebhooks(), newDeployments(),
 		newVersion(),
 	)
 	strict(root)
