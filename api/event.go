@@ -289,6 +289,7 @@ type SessionUpdatedEvent struct {
 	Agent    *SessionAgent     `json:"agent,omitempty"`
 	Metadata map[string]string `json:"metadata,omitzero"`
 	Title    *string           `json:"title,omitempty"`
+	VaultIDs []string          `json:"vault_ids,omitzero"` // an addition of Hearth
 }
 
 // StartPreview is event_start: an event of this type and id is being written.

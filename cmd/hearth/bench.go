@@ -39,6 +39,20 @@ func newBench() *cobra.Command {
 			if cfg.Binary, err = os.Executable(); err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}
+			dir, err := os.MkdirTemp("", "hearth-bench-hand-")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(dir)
+			if err := os.Chmod(dir, 0o711); err != nil {
+				return err
+			}
+			if cfg.Hand, err = handFile(dir); err != nil {
+				return err
+			}
+			if cfg.Hand == "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "this hearth holds no small program for sandboxes, which start slower without: go generate ./cmd/hearth, and build it again")
+			}
 			cfg.Progress = cmd.ErrOrStderr()
 			return bench.Run(cmd.Context(), cfg, args, cmd.OutOrStdout())
 		},

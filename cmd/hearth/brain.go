@@ -32,6 +32,7 @@ import (
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 	"hearth/internal/secret"
@@ -44,12 +45,14 @@ type brainConfig struct {
 	databaseURL  string
 	blobs        string
 	secretsKey   string
-	outbound     []string // private addresses and hosts that the server may call
+	outbound     []string // beside public addresses
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
 	pingInterval time.Duration
 	concurrency  int
+	signOn       signOnFlags
+	limits       server.Limits
 	log          *slog.Logger
 }
 
@@ -58,13 +61,16 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
 	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
-	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file, or env:NAME, with 32 bytes in base64 (default: secrets-key in --data, made at the first start)")
+	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file or env:NAME with 32 bytes in base64, or a key manager's awskms://…, gcpkms://…, azurekeyvault://… or hashivault://… (default: secrets-key in --data, made at the first start)")
 	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "addresses that are not public and may be called all the same, for MCP servers, token endpoints and webhooks: a host, an address or a range such as 10.1.0.0/16")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
 	flags.DurationVar(&b.pingInterval, "ping-interval", 15*time.Second, "how often an event stream is kept alive")
 	flags.IntVar(&b.concurrency, "concurrency", 64, "how many sessions may think at once on this server")
+	flags.IntVar(&b.limits.Create, "rate-limit-create", 0, "how many requests a minute that change something each API key and person may make of this server (0: any number; the hosted service allows 300)")
+	flags.IntVar(&b.limits.Read, "rate-limit-read", 0, "how many requests a minute that read each API key and person may make of this server (0: any number; the hosted service allows 1200)")
+	b.signOn.register(flags)
 }
 
 // brain is the control plane of one server.
@@ -73,11 +79,13 @@ type brain struct {
 	lock     *os.File // held on the data directory
 	db       *db.DB
 	keys     *auth.Keys
+	signOn   *auth.SignOn // nil where nobody signs on
 	queue    *queue.Queue
 	envs     *environment.Store
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	vaults   *vault.Store
 	sealer   *seal.Sealer
 	webhooks *webhook.Store
 	deploys  *deployment.Store
@@ -89,6 +97,10 @@ type brain struct {
 
 // openBrain opens the database and assembles the brain; close ends it.
 func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
+	signOn, err := cfg.signOn.open(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -107,7 +119,7 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	b := &brain{cfg: cfg, lock: lock, db: database}
+	b := &brain{cfg: cfg, lock: lock, db: database, signOn: signOn}
 	if err := b.assemble(ctx, alone); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -140,7 +152,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	if b.envs, err = environment.New(ctx, b.db); err != nil {
 		return err
 	}
-	if b.keys, err = auth.New(ctx, b.db, b.envs, b.queue); err != nil {
+	if b.keys, err = auth.New(ctx, auth.Config{DB: b.db, Environments: b.envs, Queue: b.queue, SignOn: b.signOn, Log: b.cfg.log}); err != nil {
 		return err
 	}
 	if err := b.assembleStores(ctx); err != nil {
@@ -175,15 +187,19 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if b.sealer, err = seal.New(ctx, b.db, master); err != nil {
 		return err
 	}
-	return b.assembleOutbox(ctx)
-}
-
-// assembleOutbox connects what happens with whom it is told.
-func (b *brain) assembleOutbox(ctx context.Context) error {
 	allowed, err := outbound.ParseAllowed(b.cfg.outbound)
 	if err != nil {
 		return usageError("--allow-private-outbound: %w", err)
 	}
+	b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	return b.assembleOutbox(ctx, allowed)
+}
+
+// assembleOutbox connects what happens with whom it is told.
+func (b *brain) assembleOutbox(ctx context.Context, allowed outbound.Allowed) (err error) {
 	b.webhooks, err = webhook.New(ctx, webhook.Config{
 		DB: b.db, Sealer: b.sealer, OrganizationID: auth.DefaultOrganization, Client: allowed.Client(), AllowHTTP: len(b.cfg.outbound) > 0, Log: b.cfg.log,
 	})
@@ -194,7 +210,7 @@ func (b *brain) assembleOutbox(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.deploys} {
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.vaults, b.deploys} {
 		tells.UseOutbox(b.webhooks)
 	}
 	b.agents.UseOutbox(b.deploys)
@@ -204,8 +220,8 @@ func (b *brain) assembleOutbox(ctx context.Context) error {
 // services is what the server serves.
 func (b *brain) services() server.Config {
 	return server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Sealer: b.sealer,
-		Webhooks: b.webhooks, Deployments: b.deploys, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Vaults: b.vaults, Sealer: b.sealer,
+		Webhooks: b.webhooks, Deployments: b.deploys, Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
 	}
 }
 
@@ -268,6 +284,9 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	cfg := b.services()
 	cfg.Stopping = ctx
 	handler := server.New(cfg)
+	if b.signOn != nil {
+		go b.signOn.Greet() // which ends by itself
+	}
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.webhooks.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -20,11 +21,13 @@ type endpoint struct {
 	baseURL    string
 	apiKeyFile string
 	data       string
+	workspace  string
 }
 
 func (e *endpoint) register(flags *pflag.FlagSet) {
 	flags.StringVar(&e.baseURL, "base-url", "", "the server's address (default: that of the hearth dev or serve running on --data, else "+defaultBaseURL+")")
-	flags.StringVar(&e.apiKeyFile, "api-key-file", "", "file with the API key (default: HEARTH_API_KEY, else that of the server running on --data)")
+	flags.StringVar(&e.apiKeyFile, "api-key-file", "", "file with the API key, or with a token of hearth login (default: HEARTH_API_KEY, else that of the server running on --data)")
+	flags.StringVar(&e.workspace, "workspace", "", "the workspace to act in, by its id, for keys that may act in several (default: the key's own)")
 	flags.StringVar(&e.data, "data", defaultDataDir(), "where hearth dev or serve keeps its state, to find a running one")
 }
 
@@ -66,7 +69,11 @@ func (e *endpoint) connect() (*client.Client, devInfo, error) {
 	if info.APIKey == "" {
 		return nil, info, usageError("no API key for %s: set HEARTH_API_KEY, or name a file with it by --api-key-file (a server keeps its own in DATA/api-key), or start hearth dev", info.BaseURL)
 	}
-	return client.New(info.BaseURL, info.APIKey), info, nil
+	var opts []option.RequestOption
+	if e.workspace != "" {
+		opts = append(opts, option.WithHeader("anthropic-workspace-id", e.workspace))
+	}
+	return client.New(info.BaseURL, info.APIKey, opts...), info, nil
 }
 
 // readInfo reads what a server that keeps its state in data has announced:

@@ -61,7 +61,7 @@ func newDoctor() *cobra.Command {
 			cfg.Engines, cfg.Wanted = enginesIn, enginesOf(engine)
 			if engine == engineDocker { // only then, for it may pull an image
 				cfg.Engines = func(stateDir string) []sandbox.Engine {
-					return append(enginesIn(stateDir), newDocker(inDocker, stateDir, slog.New(slog.DiscardHandler)))
+					return append(enginesIn(stateDir), newDocker(inDocker, stateDir, "", slog.New(slog.DiscardHandler)))
 				}
 			}
 			report := doctor.Examine(cmd.Context(), cfg)

@@ -15,9 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
-	"hearth/api"
 	blobstore "hearth/internal/blob"
-	"hearth/internal/brain/auth"
 	"hearth/internal/hands/depot"
 	"hearth/internal/hands/image"
 	"hearth/internal/hands/sandbox"
@@ -51,8 +49,8 @@ func registerDocker(flags *pflag.FlagSet, cfg *docker.Config) {
 }
 
 // newDocker makes the docker engine with those settings.
-func newDocker(cfg docker.Config, stateDir string, log *slog.Logger) sandbox.Engine {
-	cfg.StateDir, cfg.Log = stateDir, log
+func newDocker(cfg docker.Config, stateDir, hand string, log *slog.Logger) sandbox.Engine {
+	cfg.StateDir, cfg.Program, cfg.Log = stateDir, hand, log
 	cfg.Host = firstOf(cfg.Host, os.Getenv("DOCKER_HOST"))
 	return docker.New(cfg)
 }
@@ -104,8 +102,12 @@ func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger)
 // newEngine makes the engine asked for and makes sure it works here.
 func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	name, stateDir, log := h.engine, h.stateDir, h.log
+	hand, err := handFile(stateDir)
+	if err != nil {
+		return nil, err
+	}
 	if name == engineDocker {
-		engine := newDocker(h.docker, stateDir, log) // whose daemon makes the control groups
+		engine := newDocker(h.docker, stateDir, hand, log) // whose daemon makes the control groups
 		if err := engine.Check(ctx); err != nil {
 			return nil, usageError("the %s engine does not work on this host: %w", name, err)
 		}
@@ -113,7 +115,7 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	}
 	groups := findGroups(log)
 	if name == engineAuto {
-		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 		err := tryOut(ctx, engine, stateDir)
 		if err == nil {
 			return engine, nil
@@ -124,9 +126,9 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	var engine sandbox.Engine
 	switch name {
 	case engineGVisor:
-		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 	case engineNamespace:
-		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Log: log})
+		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
 	case engineProcess:
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
 		engine = process.New(stateDir, groups, log)
@@ -237,21 +239,22 @@ func (b *brain) serveCloud(ctx context.Context, baseURL string, hands handsConfi
 	defer workers.Wait()
 	var served sync.Map // ids of environments that have a worker
 	for ctx.Err() == nil {
-		environments, _, err := b.envs.List(ctx, auth.DefaultWorkspace, "", 1000, false)
+		environments, err := b.envs.Cloud(ctx)
 		if err != nil && ctx.Err() == nil {
 			hands.log.Error("could not list environments", "error", err)
 		}
-		for _, e := range environments {
-			if e.Config.Type != api.EnvironmentCloud {
+		for id, workspaceID := range environments {
+			if _, already := served.LoadOrStore(id, true); already {
 				continue
 			}
-			if _, already := served.LoadOrStore(e.ID, true); already {
-				continue
+			if b.keys.CheckOpen(ctx, workspaceID) != nil {
+				served.Delete(id)
+				continue // nobody is let into its workspace
 			}
 			workers.Go(func() {
-				defer served.Delete(e.ID)
-				if err := b.serveEnvironment(ctx, baseURL, e.ID, hands); err != nil && ctx.Err() == nil {
-					hands.log.Warn("a built-in worker has ended; there will be another if its environment is still there", "environment", e.ID, "error", err)
+				defer served.Delete(id)
+				if err := b.serveEnvironment(ctx, baseURL, workspaceID, id, hands); err != nil && ctx.Err() == nil {
+					hands.log.Warn("a built-in worker has ended; there will be another if its environment is still there", "environment", id, "error", err)
 				}
 			})
 		}
@@ -265,13 +268,13 @@ func (b *brain) serveCloud(ctx context.Context, baseURL string, hands handsConfi
 
 // serveEnvironment runs a built-in worker with a key of its own, good for the
 // life of this process.
-func (b *brain) serveEnvironment(ctx context.Context, baseURL, environmentID string, hands handsConfig) error {
-	key, err := b.envs.CreateKey(ctx, auth.DefaultWorkspace, environmentID, "built-in worker", nil)
+func (b *brain) serveEnvironment(ctx context.Context, baseURL, workspaceID, environmentID string, hands handsConfig) error {
+	key, err := b.envs.CreateKey(ctx, workspaceID, environmentID, "built-in worker", nil)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if _, err := b.envs.RevokeKey(context.WithoutCancel(ctx), auth.DefaultWorkspace, environmentID, key.ID); err != nil {
+		if _, err := b.envs.RevokeKey(context.WithoutCancel(ctx), workspaceID, environmentID, key.ID); err != nil {
 			hands.log.Warn("could not revoke the built-in worker's key", "environment", environmentID, "error", err)
 		}
 	}()

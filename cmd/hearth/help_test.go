@@ -57,7 +57,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 }
 
 // samples are values that differ from every default, by the type of the flag.
-var samples = map[string]string{"string": "sample", "stringArray": "sample", "stringSlice": "sample", "int": "7", "float64": "2.5", "bool": "true", "duration": "11s", "size": "3GiB", "limits": "agent_1=memory:1GiB"}
+var samples = map[string]string{"string": "sample", "stringArray": "sample", "stringSlice": "sample", "int": "7", "float64": "2.5", "bool": "true", "duration": "11s", "size": "3GiB", "limits": "agent_1=memory:1GiB", "grants": "admin=ops;viewer@wrkspc_1=staff"}
 
 func TestEveryFlagCanComeFromTheEnvironment(t *testing.T) {
 	for _, cmd := range commands(newRoot()) {

@@ -14,29 +14,31 @@ var keyColumns = []column[api.EnvironmentKey]{
 	{"ID", func(k api.EnvironmentKey) string { return k.ID }},
 	{"NAME", func(k api.EnvironmentKey) string { return k.Name }},
 	{"CREATED", func(k api.EnvironmentKey) string { return since(k.CreatedAt) }},
-	{"STATE", func(k api.EnvironmentKey) string { return keyState(k) }},
+	{"STATE", func(k api.EnvironmentKey) string { return validity(k.RevokedAt, k.ExpiresAt) }},
 }
 
-func keyState(k api.EnvironmentKey) string {
+// validity says until when a key is good.
+func validity(revoked, expires *time.Time) string {
 	switch {
-	case k.RevokedAt != nil:
+	case revoked != nil:
 		return "revoked"
-	case k.ExpiresAt == nil:
+	case expires == nil:
 		return "valid"
-	case k.ExpiresAt.Before(time.Now()):
+	case expires.Before(time.Now()):
 		return "expired"
 	}
-	return "valid until " + k.ExpiresAt.Local().Format("2006-01-02 15:04")
+	return "valid until " + expires.Local().Format("2006-01-02 15:04")
 }
 
 func newKeys() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "keys",
-		Short:   "List, create and revoke the keys of an environment",
-		Long:    "An environment key lets a worker serve one environment's queue, and nothing else.",
+		Use:   "keys",
+		Short: "List, create and revoke keys: of environments, and with keys api, of the API",
+		Long: `An environment key lets a worker serve one environment's queue, and nothing else.
+An API key (hearth keys api) lets a program use the API.`,
 		GroupID: "resource",
 	}
-	cmd.AddCommand(newKeyList(), newKeyCreate(), newKeyRevoke())
+	cmd.AddCommand(newKeyList(), newKeyCreate(), newKeyRevoke(), newAPIKeys())
 	return cmd
 }
 

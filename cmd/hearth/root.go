@@ -50,9 +50,8 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
-		newServe(), newWorker(), newShell(), newDoctor(),
-		newAgents(), newEnvironments(), newKeys(), newSessions(), newFiles(), newImages(),
-		newWebhooks(), newDeployments(),
+		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
+		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newImages(), newVaults(), newWebhooks(), newDeployments(),
 		newVersion(),
 	)
 	strict(root)

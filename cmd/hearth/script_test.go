@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"hearth/internal/brain/auth/oidctest"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/test/fakemodel"
@@ -43,11 +44,12 @@ func runScripts(t *testing.T, dir string, env []string) {
 		t.Logf("with the process engine only: %v", err)
 		engine = engineProcess
 	}
+	issuer := oidctest.New(t)
 	testscript.Run(t, testscript.Params{
 		Dir: dir, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
 			// A server on its default directory is in $DATA, and found there.
-			e.Vars = append(e.Vars, "XDG_DATA_HOME="+e.WorkDir, "DATA="+filepath.Join(e.WorkDir, "hearth"), "HEARTH_ENGINE="+engine)
+			e.Vars = append(e.Vars, "XDG_DATA_HOME="+e.WorkDir, "DATA="+filepath.Join(e.WorkDir, "hearth"), "HEARTH_ENGINE="+engine, "ISSUER="+issuer.URL)
 			e.Vars = append(e.Vars, env...)
 			return nil
 		},

@@ -43,6 +43,7 @@ func newSessionCreate() *cobra.Command {
 		out                       output
 		agent, environment, title string
 		resources                 mounts
+		vaults                    []string
 	)
 	cmd := &cobra.Command{
 		Use:   "create",
@@ -62,6 +63,9 @@ func newSessionCreate() *cobra.Command {
 			if list := resources.list(); len(list) > 0 {
 				body["resources"] = list
 			}
+			if len(vaults) > 0 {
+				body["vault_ids"] = vaults
+			}
 			var session api.Session
 			if err := c.Do(cmd.Context(), http.MethodPost, "v1/sessions", body, &session); err != nil {
 				return err
@@ -74,6 +78,7 @@ func newSessionCreate() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent")
 	cmd.Flags().StringVar(&environment, "environment", "", "the environment")
 	cmd.Flags().StringVar(&title, "title", "", "the title")
+	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "a vault with credentials for it; may be repeated, and the first that has one for a server counts")
 	cmd.Flags().StringArrayVar(&resources.files, "mount", nil, "a file to mount, FILE or FILE=PATH; may be repeated")
 	cmd.Flags().StringArrayVar(&resources.repositories, "repository", nil, "a Git repository to clone, URL, URL#BRANCH or URL#COMMIT, with the token in HEARTH_REPOSITORY_TOKEN if it needs one; may be repeated")
 	return cmd

@@ -21,6 +21,9 @@ import (
 type Config struct {
 	// Binary is the program to start: hearth. Required.
 	Binary string
+	// Hand is the file of the small program that runs in sandboxes. Default: this
+	// program's.
+	Hand string
 	// DatabaseURL of a Postgres to measure as well as SQLite, emptied of
 	// nothing. Optional.
 	DatabaseURL string

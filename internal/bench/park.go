@@ -17,7 +17,7 @@ import (
 func parking(ctx context.Context, cfg Config) (Table, error) {
 	table := Table{Title: "Stopping a sandbox and going on", Header: []string{"engine", "holding", "pause ms", "resume ms", "checkpoint ms", "restore → first command ms", "image MiB"},
 		Notes: "Medians. A checkpoint ends the sandbox and leaves its image on disk; restoring starts another from there. The namespace engine cannot."}
-	for _, e := range engines {
+	for _, e := range engines(cfg) {
 		for _, load := range []struct{ name, script string }{
 			{"a shell", ":"},
 			{"50 MiB in a variable and 50 MiB of scratch files", "held=$(head -c 50M /dev/zero | tr '\\0' x); head -c 50M /dev/urandom >/tmp/held"},

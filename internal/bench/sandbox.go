@@ -28,21 +28,29 @@ type contestant struct {
 	run func(context.Context) (remove func() error, err error)
 	// rest, if set, is called between runs until the contestant is as it was.
 	rest func(context.Context) error
+	// burst says that it is made for runs all at once, and for nothing else.
+	burst bool
 	// close ends the contestant.
 	close func()
 }
 
-// engines are ours, each by its maker.
-var engines = []struct {
+// engine makes one of ours.
+type engine struct {
 	name string
 	make func(stateDir string) sandbox.Engine
-}{
-	{"namespace", func(dir string) sandbox.Engine {
-		return namespace.New(namespace.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
-	}},
-	{"gvisor", func(dir string) sandbox.Engine {
-		return gvisor.New(gvisor.Config{StateDir: dir, Groups: groups(), Log: slog.New(slog.DiscardHandler)})
-	}},
+}
+
+// engines are ours.
+func engines(cfg Config) []engine {
+	log := slog.New(slog.DiscardHandler)
+	return []engine{
+		{"namespace", func(dir string) sandbox.Engine {
+			return namespace.New(namespace.Config{StateDir: dir, Groups: groups(), Hand: cfg.Hand, Log: log})
+		}},
+		{"gvisor", func(dir string) sandbox.Engine {
+			return gvisor.New(gvisor.Config{StateDir: dir, Groups: groups(), Hand: cfg.Hand, Log: log})
+		}},
+	}
 }
 
 // groups is where control groups are made, as for a worker.
@@ -51,49 +59,65 @@ var groups = sync.OnceValue(func() *cgroup.Tree {
 	return groups
 })
 
-// poolSize is how many sandboxes the pools under measurement keep.
-const poolSize = 4
+// poolSize is how many sandboxes the pools under measurement keep, and burst how
+// many are asked for at once.
+const (
+	poolSize = 4
+	burst    = 100
+)
 
 // sandboxes measures how long it takes from asking for a sandbox to the end of
 // the first command in it, in the three ways of the public comparisons.
 func sandboxes(ctx context.Context, cfg Config) (Table, error) {
 	table := Table{Title: "Create → first command done (`true`)", Header: []string{"sandbox", "how", "n", "succeeded", "p50 ms", "p95 ms", "p99 ms"},
-		Notes: fmt.Sprintf("One after the other; one each 200 ms; all at once. Ours run the command in a persistent bash through the hand, the others are commands that make, run and (but for docker) remove. A pool keeps %d and is full again before each of the first two.", poolSize)}
+		Notes: fmt.Sprintf("One after the other; one each 200 ms; all at once. Ours run the command in a persistent bash through the hand, the others are commands that make, run and (but for docker) remove. A pool keeps %d, and is full again before each of the first, and when the others begin; one keeps as many as there will be at once.", poolSize)}
 	contestants, err := enter(ctx, cfg)
-	defer func() {
-		for _, c := range contestants {
-			c.close()
-		}
-	}()
-	if err != nil {
-		return table, err
-	}
 	for _, c := range contestants {
-		for _, way := range []struct {
-			name  string
-			n     int
-			drive func(context.Context, contestant, int) (sample, error)
-		}{{"in turn", cfg.times(100), inTurn}, {"every 200 ms", cfg.times(30), staggered}, {"at once", cfg.times(100), atOnce}} {
-			cfg.say("  %s, %s", c.name, way.name)
-			took, err := way.drive(ctx, c, way.n)
-			if len(took) == 0 {
-				return table, fmt.Errorf("%s, %s: none succeeded: %w", c.name, way.name, err)
-			}
-			table.Rows = append(table.Rows, []string{c.name, way.name, fmt.Sprint(way.n), fmt.Sprint(len(took)), ms(took.at(0.5)), ms(took.at(0.95)), ms(took.at(0.99))})
+		if err == nil {
+			err = compete(ctx, cfg, c, &table)
 		}
+		c.close()
 	}
-	return table, nil
+	return table, err
+}
+
+// compete has a contestant run in each of the ways.
+func compete(ctx context.Context, cfg Config, c contestant, table *Table) error {
+	for _, way := range []struct {
+		name  string
+		n     int
+		drive func(context.Context, contestant, int) (sample, error)
+	}{{"in turn", cfg.times(100), inTurn}, {"every 200 ms", cfg.times(100), staggered}, {"at once", cfg.times(burst), atOnce}} {
+		if c.burst && way.name != "at once" {
+			continue
+		}
+		cfg.say("  %s, %s", c.name, way.name)
+		took, err := way.drive(ctx, c, way.n)
+		if len(took) == 0 {
+			return fmt.Errorf("%s, %s: none succeeded: %w", c.name, way.name, err)
+		}
+		if way.name == "in turn" {
+			table.Bars = append(table.Bars, bar{c.name, took.at(0.5)})
+		}
+		table.Rows = append(table.Rows, []string{c.name, way.name, fmt.Sprint(way.n), fmt.Sprint(len(took)), ms(took.at(0.5)), ms(took.at(0.95)), ms(took.at(0.99))})
+	}
+	return nil
 }
 
 // enter brings the contestants that can run here.
 func enter(ctx context.Context, cfg Config) ([]contestant, error) {
 	var all []contestant
-	for _, e := range engines {
+	for _, e := range engines(cfg) {
 		if err := e.make("").Check(ctx); err != nil {
 			cfg.say("  without %s: %v", e.name, err)
 			continue
 		}
-		for _, enlist := range []func(string, sandbox.Engine, string) contestant{cold, pooled} {
+		ahead := func(size int) func(string, sandbox.Engine, string) contestant {
+			return func(name string, engine sandbox.Engine, dir string) contestant {
+				return pooled(name, engine, dir, size)
+			}
+		}
+		for _, enlist := range []func(string, sandbox.Engine, string) contestant{cold, ahead(poolSize), ahead(cfg.times(burst))} {
 			dir, err := os.MkdirTemp("", "hearth-bench-")
 			if err != nil {
 				return all, err
@@ -113,16 +137,17 @@ func cold(name string, engine sandbox.Engine, dir string) contestant {
 	}}
 }
 
-func pooled(name string, engine sandbox.Engine, dir string) contestant {
-	p := pool.New(pool.Config{Engine: engine, Size: poolSize, Dir: filepath.Join(dir, "pool"), Log: slog.New(slog.DiscardHandler)})
+func pooled(name string, engine sandbox.Engine, dir string, size int) contestant {
+	p := pool.New(pool.Config{Engine: engine, Size: size, Dir: filepath.Join(dir, "pool"), Log: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { p.Run(ctx) })
+	fill := sync.OnceFunc(func() { running.Go(func() { p.Run(ctx) }) }) // not while others are measured
 	return contestant{
-		name: "hearth " + name + ", pool",
-		run:  func(ctx context.Context) (func() error, error) { return first(ctx, p, dir) },
+		name: fmt.Sprintf("hearth %s, pool of %d", name, size), burst: size > poolSize,
+		run: func(ctx context.Context) (func() error, error) { return first(ctx, p, dir) },
 		rest: func(ctx context.Context) error {
-			return eventually(ctx, "the pool is full", func() (bool, error) { return p.Ready() == poolSize, nil })
+			fill()
+			return eventually(ctx, "the pool is full", func() (bool, error) { return p.Ready() == size, nil })
 		},
 		close: func() { stop(); running.Wait(); os.RemoveAll(dir) },
 	}
@@ -200,7 +225,14 @@ func staggered(ctx context.Context, c contestant, n int) (sample, error) {
 	return together(ctx, c, n, 200*time.Millisecond)
 }
 
-func atOnce(ctx context.Context, c contestant, n int) (sample, error) { return together(ctx, c, n, 0) }
+func atOnce(ctx context.Context, c contestant, n int) (sample, error) {
+	if c.rest != nil {
+		if err := c.rest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return together(ctx, c, n, 0)
+}
 
 // together starts n runs, each so long after the one before, and removes what
 // they made when the last has ended.

@@ -14,6 +14,23 @@ type Table struct {
 	Rows   [][]string
 	// Notes say how to read the figures.
 	Notes string
+	// Bars are drawn below them, in milliseconds.
+	Bars []bar
+}
+
+// bar is one of a chart's.
+type bar struct {
+	name string
+	is   time.Duration
+}
+
+// chart draws bars in Mermaid, as pages of Markdown show it.
+func chart(bars []bar) string {
+	names, values := make([]string, len(bars)), make([]string, len(bars))
+	for i, b := range bars {
+		names[i], values[i] = fmt.Sprintf("%q", b.name), ms(b.is)
+	}
+	return fmt.Sprintf("\n```mermaid\nxychart-beta horizontal\n    x-axis [%s]\n    y-axis \"p50, in turn, ms\"\n    bar [%s]\n```\n", strings.Join(names, ", "), strings.Join(values, ", "))
 }
 
 // String is the table in Markdown.
@@ -33,6 +50,9 @@ func (t Table) String() string {
 	}
 	if t.Notes != "" {
 		fmt.Fprintf(&b, "\n%s\n", t.Notes)
+	}
+	if len(t.Bars) > 0 {
+		b.WriteString(chart(t.Bars))
 	}
 	return b.String()
 }

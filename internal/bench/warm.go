@@ -23,7 +23,7 @@ func inSandbox(ctx context.Context, cfg Config) (Table, error) {
 		return table, err
 	}
 	table.Rows = append(table.Rows, append([]string{"(the host)", "", ""}, append(host, "")...))
-	for _, e := range engines {
+	for _, e := range engines(cfg) {
 		row, err := warm(ctx, cfg, e.make)
 		if err != nil {
 			cfg.say("  without %s: %v", e.name, err)

@@ -4,11 +4,16 @@
 package house
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -99,6 +104,31 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 		if len(p.GoFiles) > 0 && len(strings.Fields(p.Doc)) < 5 {
 			t.Errorf("%s has no package comment that says what it is for", p.ImportPath)
 		}
+	}
+}
+
+// TestSmallProgramIsCurrent: what go generate has built for hearth to hold is what
+// the sources make now.
+func TestSmallProgramIsCurrent(t *testing.T) {
+	held, err := os.ReadFile("../../cmd/hearth/hand/hand-" + runtime.GOARCH)
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip("hearth holds no small program here: go generate ./cmd/hearth makes one")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := filepath.Join(t.TempDir(), "hand")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", now, "hearth/cmd/hearth-hand")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	made, err := os.ReadFile(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(held, made) {
+		t.Error("the small program that hearth holds is not of today's sources; run: go generate ./cmd/hearth")
 	}
 }
 

@@ -351,7 +351,7 @@ var missing = map[string]string{
 }
 
 // archived are the errors for what is archived, by the code of the API's error.
-var archived = []string{"environment_archived", "agent_archived", "vault_archived", "memory_store_archived"}
+var archived = []string{"environment_archived", "agent_archived", "vault_archived", "memory_store_archived", "workspace_archived"}
 
 // classify makes a run's error of why its session was not started, and tells
 // with which error it pauses the deployment, "" if a later run may go well.

@@ -246,6 +246,46 @@ func (s *Store) List(ctx context.Context, workspaceID, after string, limit int, 
 	return list, false, nil
 }
 
+// WorkspaceOf returns the workspace of an environment. It answers 401 for one
+// that is gone, as is whatever served it.
+func (s *Store) WorkspaceOf(ctx context.Context, id string) (workspaceID string, err error) {
+	err = s.db.Read(ctx, func(tx db.Tx) error {
+		return tx.QueryRow(ctx, "SELECT workspace_id FROM environments WHERE id = ?", id).Scan(&workspaceID)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", api.Unauthenticated("the environment of this credential no longer exists")
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the workspace of environment %s: %w", id, err)
+	}
+	return workspaceID, nil
+}
+
+// Cloud is every cloud environment that is not archived, by its id, with its
+// workspace.
+func (s *Store) Cloud(ctx context.Context) (workspaces map[string]string, err error) {
+	err = s.db.Read(ctx, func(tx db.Tx) error {
+		rows, err := tx.Query(ctx, "SELECT id, workspace_id FROM environments WHERE type = ? AND archived_at IS NULL", api.EnvironmentCloud)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		workspaces = map[string]string{}
+		for rows.Next() {
+			var id, workspaceID string
+			if err := rows.Scan(&id, &workspaceID); err != nil {
+				return err
+			}
+			workspaces[id] = workspaceID
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list cloud environments: %w", err)
+	}
+	return workspaces, nil
+}
+
 // Update changes an environment. Absent fields stay; its type never changes.
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (api.Environment, error) {
 	return s.change(ctx, workspaceID, id, "environment.updated", func(tx db.Tx, e *api.Environment) error {

@@ -116,8 +116,9 @@ func (s *Store) RevokeKey(ctx context.Context, workspaceID, environmentID, keyID
 // usedEvery is how often a key's last use is written down.
 const usedEvery = time.Minute
 
-// Authenticate returns the environment a key serves, and its workspace. Nothing
-// is cached, so that a revocation takes effect at once.
+// Authenticate returns the environment a key serves, and its workspace, beside
+// the refusal of a key that was known, too. Nothing is cached, so that a
+// revocation takes effect at once.
 func (s *Store) Authenticate(ctx context.Context, key string) (environmentID, workspaceID, keyID string, err error) {
 	var expires, revoked, used sql.NullInt64
 	err = s.db.Read(ctx, func(tx db.Tx) error {
@@ -132,9 +133,9 @@ func (s *Store) Authenticate(ctx context.Context, key string) (environmentID, wo
 	case err != nil:
 		return "", "", "", fmt.Errorf("authenticate: %w", err)
 	case revoked.Valid:
-		return "", "", "", api.Unauthenticated("the environment key has been revoked")
+		return environmentID, workspaceID, keyID, api.Unauthenticated("the environment key has been revoked")
 	case expires.Valid && expires.Int64 <= now:
-		return "", "", "", api.Unauthenticated("the environment key has expired")
+		return environmentID, workspaceID, keyID, api.Unauthenticated("the environment key has expired")
 	}
 	if !used.Valid || now-used.Int64 > usedEvery.Microseconds() {
 		err = s.db.Write(ctx, func(tx db.Tx) error {

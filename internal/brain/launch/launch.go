@@ -1,7 +1,8 @@
 // Package launch starts sessions: it checks what a request to create one asks
-// for against the agents, environments and files there are, and has the session
+// for against the agents, environments, vaults and files there are, and has the session
 // made. What starts sessions without a request, a schedule, comes the same way.
-// It owns no data; it may call agent, environment, resource and session.
+// It owns no data; it may call agent, environment, resource,
+// session and vault.
 package launch
 
 import (
@@ -13,6 +14,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/resource"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 )
 
 // Launcher starts sessions.
@@ -21,6 +23,9 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
+	// CheckOpen refuses a workspace that has been archived; nil refuses none.
+	CheckOpen func(ctx context.Context, workspaceID string) error
+	Vaults    *vault.Store
 }
 
 // Params are the body of a request to create a session.
@@ -50,14 +55,17 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 // prepare checks what is asked for, and finds what it refers to.
 func (l Launcher) prepare(ctx context.Context, workspaceID string, p Params) (session.CreateParams, error) {
 	switch {
-	case len(p.VaultIDs) > 0:
-		return session.CreateParams{}, api.Invalid("vault_ids", "vaults are not supported by this server yet")
 	case p.Budget.Given():
 		return session.CreateParams{}, api.Invalid("budget", "is not supported by this server yet")
 	case len(p.Agent) == 0:
 		return session.CreateParams{}, api.Invalid("agent", "is required")
 	case p.EnvironmentID == "":
 		return session.CreateParams{}, api.Invalid("environment_id", "is required")
+	}
+	if l.CheckOpen != nil {
+		if err := l.CheckOpen(ctx, workspaceID); err != nil {
+			return session.CreateParams{}, err
+		}
 	}
 	where, err := l.Environments.Get(ctx, workspaceID, p.EnvironmentID)
 	if err != nil {
@@ -70,10 +78,14 @@ func (l Launcher) prepare(ctx context.Context, workspaceID string, p Params) (se
 	if err != nil {
 		return session.CreateParams{}, err
 	}
+	if err := l.Vaults.Check(ctx, workspaceID, p.VaultIDs); err != nil {
+		return session.CreateParams{}, err
+	}
 	create := session.CreateParams{
 		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
 		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
 		ID: p.SessionID, DeploymentID: p.DeploymentID,
+		VaultIDs: p.VaultIDs,
 	}
 	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
 	if err != nil {

@@ -60,7 +60,8 @@ func IsToken(credential string) bool { return strings.HasPrefix(credential, toke
 
 // VerifyToken checks a sessions token: its signature, its expiry, and that its
 // claim is the item's current one and has not been over, by a stop or a lapse,
-// for longer than the grace. It answers 401 otherwise.
+// for longer than the grace. It answers 401 otherwise, beside what a token that
+// was once good stood for.
 func (q *Queue) VerifyToken(ctx context.Context, token string) (Token, error) {
 	var c claims
 	_, err := jwt.ParseWithClaims(strings.TrimPrefix(token, tokenPrefix), &c,
@@ -82,13 +83,13 @@ func (q *Queue) VerifyToken(ctx context.Context, token string) (Token, error) {
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return Token{}, api.Unauthenticated("the sessions token's work item no longer exists")
+		return t, api.Unauthenticated("the sessions token's work item no longer exists")
 	case err != nil:
-		return Token{}, fmt.Errorf("verify a sessions token: %w", err)
+		return t, fmt.Errorf("verify a sessions token: %w", err)
 	case claim != t.Claim:
-		return Token{}, api.Unauthenticated("the sessions token belongs to an earlier claim of its work item")
+		return t, api.Unauthenticated("the sessions token belongs to an earlier claim of its work item")
 	case over.Valid && q.now().Sub(time.UnixMicro(over.Int64)) > q.TokenGrace:
-		return Token{}, api.Unauthenticated("the sessions token's work item has stopped, or its lease has lapsed")
+		return t, api.Unauthenticated("the sessions token's work item has stopped, or its lease has lapsed")
 	}
 	return t, nil
 }

@@ -19,7 +19,8 @@ const masterSize = 32
 
 // OpenMaster opens the master key at an address: file:///path, a plain path, or
 // env:NAME for a key of our own, which is 32 bytes in base64, or the address of a
-// key manager that is linked in.
+// key at a key manager: awskms://, gcpkms://, azurekeyvault:// or hashivault://,
+// which keeps the key and never gives it out.
 func OpenMaster(ctx context.Context, address string) (*secrets.Keeper, error) {
 	if name, ok := strings.CutPrefix(address, "env:"); ok {
 		return local(os.Getenv(name), "the variable "+name)

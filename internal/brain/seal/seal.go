@@ -28,10 +28,10 @@ import (
 // Sealer seals and opens. It is safe for concurrent use, by several servers of
 // one database too, as long as they have the same master key.
 type Sealer struct {
-	db     *db.DB
-	master *secrets.Keeper
+	db *db.DB
 
 	mu      sync.Mutex
+	master  *secrets.Keeper        // guarded by mu
 	keys    map[string]cipher.AEAD // data keys unwrapped so far, by id; guarded by mu
 	current string                 // the one that seals; guarded by mu
 }
@@ -77,7 +77,7 @@ func (s *Sealer) Rotate(ctx context.Context) error {
 	if _, err := rand.Read(key); err != nil {
 		return err
 	}
-	wrapped, err := s.master.Encrypt(ctx, key)
+	wrapped, err := s.keeper().Encrypt(ctx, key)
 	if err != nil {
 		return fmt.Errorf("wrap a data key with the master key: %w", err)
 	}
@@ -107,14 +107,34 @@ func cipherOf(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-func (s *Sealer) unwrap(ctx context.Context, id, wrapped string) (cipher.AEAD, error) {
+func (s *Sealer) keeper() *secrets.Keeper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.master
+}
+
+// managerTimeout bounds a request to a key manager.
+const managerTimeout = 20 * time.Second
+
+// plain is a data key as it was before the master key wrapped it.
+func (s *Sealer) plain(ctx context.Context, id, wrapped string) ([]byte, error) {
 	raw, err := base64.StdEncoding.DecodeString(wrapped)
 	if err != nil {
 		return nil, fmt.Errorf("data key %s is damaged: %w", id, err)
 	}
-	key, err := s.master.Decrypt(ctx, raw)
+	ctx, cancel := context.WithTimeout(ctx, managerTimeout)
+	defer cancel()
+	key, err := s.keeper().Decrypt(ctx, raw)
 	if err != nil {
 		return nil, fmt.Errorf("the master key does not open data key %s; give every server of a database the same one, as --secrets-key: %w", id, err)
+	}
+	return key, nil
+}
+
+func (s *Sealer) unwrap(ctx context.Context, id, wrapped string) (cipher.AEAD, error) {
+	key, err := s.plain(ctx, id, wrapped)
+	if err != nil {
+		return nil, err
 	}
 	aead, err := cipherOf(key)
 	if err != nil {

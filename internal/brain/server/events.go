@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"hearth/api"
-	"hearth/internal/brain/auth"
 	"hearth/internal/brain/session"
 )
 
@@ -26,7 +25,7 @@ func (s *server) sendEvents(r *request) (any, error) {
 		return nil, err
 	}
 	from := session.SenderWorker
-	if r.principal.Kind == auth.KindAPIKey {
+	if r.principal.IsClient() {
 		from = session.SenderClient
 	}
 	stored, err := s.Sessions.Send(r.Context(), r.PathValue("session_id"), from, p.Events)
@@ -124,7 +123,7 @@ func (s *server) streamEvents(r *request) (any, error) {
 func (s *server) refused(r *request) bool {
 	_, err := s.Keys.Authenticate(r.Request)
 	var refusal *api.Error
-	return errors.As(err, &refusal)
+	return errors.As(err, &refusal) && refusal.Status < 500
 }
 
 // eventStream writes server-sent events. It is for one goroutine.

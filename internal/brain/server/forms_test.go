@@ -18,7 +18,7 @@ type form struct {
 }
 
 // forms is every request with a body.
-var forms = slices.Concat(coreForms, webhookForms, deploymentForms)
+var forms = slices.Concat(coreForms, workspaceForms, vaultForms, webhookForms, deploymentForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

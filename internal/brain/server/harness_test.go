@@ -23,6 +23,7 @@ import (
 	"hearth/api/openapitest"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/auth/oidctest"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
 	"hearth/internal/brain/loop"
@@ -30,6 +31,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
@@ -43,12 +45,25 @@ type brain struct {
 	url, key string
 	http     *http.Client
 	sessions *session.Store
-	scheduled
-	log  *safeBuffer
-	stop func() // begins a shutdown
+	*scheduled
+	log    *safeBuffer
+	stop   func() // begins a shutdown
+	issuer *oidctest.Issuer
+	signOn *auth.SignOn
+	given  *credentials
+}
 
-	mu      sync.Mutex
-	secrets []string // guarded by mu: every credential given out
+// credentials are every one given out.
+type credentials struct {
+	mu  sync.Mutex
+	all []string // guarded by mu
+}
+
+// as is the same brain, spoken to with another API key.
+func (b *brain) as(key string) *brain {
+	other := *b
+	other.key = key
+	return &other
 }
 
 // each runs a test on each database.
@@ -57,22 +72,25 @@ func each(t *testing.T, test func(t *testing.T, b *brain)) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d)) })
 }
 
+// signingKey signs sessions tokens.
+const signingKey = "a key that signs only in this test"
+
 // pingInterval keeps streams alive often enough to be waited for.
 const pingInterval = 25 * time.Millisecond
 
 // newBrain is wired as the command hearth serve wires it. A token dies with its
 // claim, without any grace, and a worker that stays away loses its lease only
 // where a test makes it.
-func newBrain(t *testing.T, d *db.DB) *brain {
+func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}}
-	b.secrets = []string{b.key}
+	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}, issuer: oidctest.New(t), given: &credentials{}, scheduled: &scheduled{}}
+	b.keepSecret(b.key)
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	sessions, err := session.New(ctx, session.Config{DB: d})
 	must(t, err)
 	q, err := queue.New(ctx, queue.Config{
-		DB: d, Log: log, SigningKey: []byte("a key that signs only in this test"), TokenGrace: time.Nanosecond,
+		DB: d, Log: log, SigningKey: []byte(signingKey), TokenGrace: time.Nanosecond,
 		Sessions: sessions,
 	})
 	must(t, err)
@@ -81,7 +99,9 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	environments, err := environment.New(ctx, d)
 	must(t, err)
-	keys, err := auth.New(ctx, d, environments, q)
+	b.signOn, err = auth.NewSignOn(auth.SignOnConfig{Issuer: b.issuer.URL, Audience: oidctest.Audience, Grants: signOnGrants, Log: log})
+	must(t, err)
+	keys, err := auth.New(ctx, auth.Config{DB: d, Environments: environments, Queue: q, SignOn: b.signOn, Log: log})
 	must(t, err)
 	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
 	b.sessions = sessions
@@ -91,19 +111,24 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 	must(t, err)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
+	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
 
 	webhooks, err := newWebhooks(ctx, d, sealer, log)
 	must(t, err)
 	serving, stop := context.WithCancel(ctx)
-	cfg := Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Sealer: sealer,
+	config := Config{
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Vaults: vaults, Sealer: sealer,
 		Webhooks: webhooks, Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
-	b.deployments, err = newDeployments(ctx, cfg, &b.clock)
+	b.deployments, err = newDeployments(ctx, config, &b.clock)
 	must(t, err)
-	cfg.Deployments = b.deployments
-	tellWebhooks(cfg)
-	srv := httptest.NewServer(New(cfg))
+	config.Deployments = b.deployments
+	tellWebhooks(config)
+	for _, change := range adapt {
+		change(&config)
+	}
+	srv := httptest.NewServer(New(config))
 	thinking := make(chan error, 1)
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
@@ -144,7 +169,7 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (b *brain) checkLog() {
 	log := b.log.String()
-	for _, s := range b.secrets {
+	for _, s := range b.given.all {
 		if strings.Contains(log, s) {
 			b.t.Errorf("the log holds the secret %.12s…", s)
 		}
@@ -183,6 +208,7 @@ func must(t *testing.T, err error) {
 
 // answer is what came back.
 type answer struct {
+	what   string // was asked for
 	status int
 	header http.Header
 	body   []byte
@@ -214,7 +240,7 @@ func (b *brain) send(r *http.Request) answer {
 		return answer{}
 	}
 	defer response.Body.Close()
-	a := answer{status: response.StatusCode, header: response.Header}
+	a := answer{what: r.Method + " " + r.URL.Path, status: response.StatusCode, header: response.Header}
 	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
 		return a
 	}
@@ -274,13 +300,18 @@ func (b *brain) upload(credential, path string, files map[string]string) answer 
 // ok makes a request that must succeed and decodes its answer.
 func ok[T any](b *brain, credential, method, path string, body any) T {
 	b.t.Helper()
-	a := b.do(credential, method, path, body)
+	return decode[T](b, b.do(credential, method, path, body))
+}
+
+// decode decodes the answer to a request that must have succeeded.
+func decode[T any](b *brain, a answer) T {
+	b.t.Helper()
 	var out T
 	if a.status != http.StatusOK {
-		b.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+		b.t.Fatalf("%s: %d %s", a.what, a.status, a.body)
 	}
 	if err := json.Unmarshal(a.body, &out); err != nil {
-		b.t.Fatalf("%s %s: %v: %s", method, path, err, a.body)
+		b.t.Fatalf("%s: %v: %s", a.what, err, a.body)
 	}
 	return out
 }
@@ -318,9 +349,9 @@ func (b *brain) envKey(environmentID string, more object) api.EnvironmentKey {
 }
 
 func (b *brain) keepSecret(s string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.secrets = append(b.secrets, s)
+	b.given.mu.Lock()
+	defer b.given.mu.Unlock()
+	b.given.all = append(b.given.all, s)
 }
 
 func message(text string) object {

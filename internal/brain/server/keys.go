@@ -31,7 +31,11 @@ func (s *server) createKey(r *request) (any, error) {
 		}
 		expires = &at
 	}
-	return s.Environments.CreateKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), p.Name, expires)
+	k, err := s.Environments.CreateKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), p.Name, expires)
+	if err == nil {
+		s.audit(r, "environment key created", "created", k.ID, "name", k.Name, "environment", k.EnvironmentID, "expires", expiry(k.ExpiresAt))
+	}
+	return k, err
 }
 
 func (s *server) listKeys(r *request) (any, error) {
@@ -45,5 +49,9 @@ func (s *server) listKeys(r *request) (any, error) {
 }
 
 func (s *server) revokeKey(r *request) (any, error) {
-	return s.Environments.RevokeKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), r.PathValue("key_id"))
+	k, err := s.Environments.RevokeKey(r.Context(), r.principal.WorkspaceID, r.PathValue("environment_id"), r.PathValue("key_id"))
+	if err == nil {
+		s.audit(r, "environment key revoked", "revoked", k.ID, "name", k.Name, "environment", k.EnvironmentID)
+	}
+	return k, err
 }

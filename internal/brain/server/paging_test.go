@@ -37,6 +37,10 @@ func lists(s *site) []list {
 		{"work", s.fill("/v1/environments/{environment_id}/work"), false, func() { b.session(s.agent.ID, s.env.ID, "$ true") }},
 		{"sessions", "/v1/sessions", false, func() { b.session(s.agent.ID, s.env.ID) }},
 		{"oldest sessions", "/v1/sessions?order=asc", true, func() { b.session(s.agent.ID, s.env.ID) }},
+		{"vaults", "/v1/vaults", false, func() { b.vault() }},
+		{"credentials", s.fill("/v1/vaults/{vault_id}/credentials"), false, func() {
+			b.credential(s.ids["vault_id"], object{"type": "static_bearer", "token": "t", "mcp_server_url": "https://example.com/" + api.NewID("x")})
+		}},
 		{"events", "/v1/sessions/" + quiet.ID + "/events", true, interrupt},
 		{"latest events", "/v1/sessions/" + quiet.ID + "/events?order=desc", false, interrupt},
 	}

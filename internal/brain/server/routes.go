@@ -16,11 +16,14 @@ type access int
 
 const (
 	public access = 0
-	// viewer is an API key of any role, developer one of that role or above it,
-	// and admin one of that role only. A route names the least role it takes.
+	// viewer is an API key of any role, or a person with any, developer one of that
+	// role or above it, and admin one of that role only. A route names the least
+	// role it takes.
 	viewer access = 1 << iota
 	developer
 	admin
+	// operator is an admin of the default workspace.
+	operator
 	// worker is an environment key, for the environment in the path or that of
 	// the session in the path.
 	worker
@@ -42,12 +45,14 @@ func (s *server) routes() []route {
 		s.agentRoutes(),
 		s.environmentRoutes(),
 		s.keyRoutes(),
+		s.workspaceRoutes(),
 		s.workRoutes(),
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
 		s.webhookRoutes(),
 		s.deploymentRoutes(),
+		s.vaultRoutes(),
 	)
 }
 
@@ -65,7 +70,7 @@ var kinds = map[auth.Kind]access{
 	auth.KindSessionsToken:  item,
 }
 
-// roles says which access an API key has, by its role.
+// roles says which access an API key or a person has, by their role.
 var roles = map[auth.Role]access{
 	auth.RoleViewer:    viewer,
 	auth.RoleDeveloper: viewer | developer,
@@ -79,14 +84,20 @@ func (s *server) authorise(r *request, rt route) error {
 		return nil
 	}
 	p, err := s.Keys.Authenticate(r.Request)
+	r.principal = p // of one who is refused, too, for the log
 	if err != nil {
 		return err
 	}
-	r.principal = p
+	r.w.Header().Set(auth.HeaderWorkspace, p.WorkspaceID)
+	if err := s.limit(r); err != nil {
+		return err
+	}
 	switch {
-	case rt.access&(kinds[p.Kind]|roles[p.Role]) != 0:
-	case p.Kind == auth.KindAPIKey && rt.access&(viewer|developer|admin) != 0:
-		return api.Forbidden("%s %s is not for API keys with the role %s", rt.method, rt.path, p.Role)
+	case rt.access&accessOf(p) != 0:
+	case p.IsClient() && rt.access&(viewer|developer|admin) != 0:
+		return api.Forbidden("%s %s is not for the role %s", rt.method, rt.path, p.Role)
+	case p.IsClient() && rt.access&operator != 0:
+		return api.Forbidden("%s %s is for admins of the workspace %s only", rt.method, rt.path, auth.DefaultWorkspace)
 	default:
 		return api.Forbidden("%s %s does not take a credential of the kind %s", rt.method, rt.path, p.Kind)
 	}
@@ -94,6 +105,14 @@ func (s *server) authorise(r *request, rt route) error {
 		return err
 	}
 	return s.inScope(r)
+}
+
+func accessOf(p auth.Principal) access {
+	held := kinds[p.Kind] | roles[p.Role]
+	if p.Operator {
+		held |= operator
+	}
+	return held
 }
 
 var parameter = regexp.MustCompile(`\{([a-z_]+)\}`)
@@ -112,6 +131,9 @@ func checkPath(r *request, path string) error {
 // they do not exist.
 func (s *server) inScope(r *request) error {
 	p := r.principal
+	if id := r.PathValue("workspace_id"); id != "" && id != p.WorkspaceID && !p.Operator {
+		return api.NotFound("workspace", id)
+	}
 	if id := r.PathValue("environment_id"); id != "" {
 		if err := s.seesEnvironment(r.Context(), p, id); err != nil {
 			return err
@@ -138,7 +160,7 @@ func (s *server) inScope(r *request) error {
 }
 
 func (s *server) seesEnvironment(ctx context.Context, p auth.Principal, id string) error {
-	if p.Kind == auth.KindAPIKey {
+	if p.IsClient() {
 		_, err := s.Environments.Get(ctx, p.WorkspaceID, id)
 		return err
 	}

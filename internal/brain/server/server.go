@@ -25,6 +25,7 @@ import (
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/vault"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 )
@@ -37,11 +38,14 @@ type Config struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Files        *file.Store
+	Vaults       *vault.Store
 	Sealer       *seal.Sealer
 	Queue        *queue.Queue
 	Webhooks     *webhook.Store
 	Deployments  *deployment.Store
-	Log          *slog.Logger // default slog.Default()
+	// Limits are those of each client. Default none.
+	Limits Limits
+	Log    *slog.Logger // default slog.Default()
 	// PingInterval is how often an idle event stream is kept alive. Default 15 s.
 	PingInterval time.Duration
 	// Stopping ends event streams and long polls, for a shutdown. Default never.
@@ -53,6 +57,7 @@ const MaxBody = 32 << 20
 
 type server struct {
 	Config
+	creates, reads *limiter
 }
 
 // handler answers a request with an object to encode as JSON, or an error. A
@@ -73,7 +78,7 @@ func New(cfg Config) http.Handler {
 	if cfg.Stopping == nil {
 		cfg.Stopping = context.Background()
 	}
-	s := &server{cfg}
+	s := &server{Config: cfg, creates: newLimiter(cfg.Limits.Create), reads: newLimiter(cfg.Limits.Read)}
 	mux := http.NewServeMux()
 	byPath := map[string]map[string]route{}
 	for _, rt := range s.routes() {
@@ -139,9 +144,22 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		if recorder.status >= 400 {
 			level = slog.LevelInfo
 		}
-		s.Log.Log(hr.Context(), level, "request", "method", hr.Method, "route", pattern, "status", recorder.status,
-			"took", time.Since(began).Round(time.Microsecond), "principal", string(r.principal.Kind), "key", r.principal.ID, "request_id", r.id)
+		line := []any{"method", hr.Method, "route", pattern, "status", recorder.status, "took", time.Since(began).Round(time.Microsecond),
+			"principal", string(r.principal.Kind), "key", r.principal.ID, "workspace", r.principal.WorkspaceID, "request_id", r.id}
+		if why := refusal(err); why != "" {
+			line = append(line, "refused", why)
+		}
+		s.Log.Log(hr.Context(), level, "request", line...)
 	})
+}
+
+// refusal is why somebody may not do something; "" for every other error.
+func refusal(err error) string {
+	var wire *api.Error
+	if errors.As(err, &wire) && slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, wire.Status) {
+		return wire.Message
+	}
+	return ""
 }
 
 // protect turns a panic into an error with its stack.

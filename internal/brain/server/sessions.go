@@ -43,7 +43,7 @@ func (s *server) createSession(r *request) (any, error) {
 
 // Launcher starts sessions of what the server serves.
 func (c Config) Launcher() launch.Launcher {
-	return launch.Launcher{Agents: c.Agents, Environments: c.Environments, Sessions: c.Sessions, Resources: c.maker()}
+	return launch.Launcher{Agents: c.Agents, Environments: c.Environments, Sessions: c.Sessions, Resources: c.maker(), CheckOpen: c.Keys.CheckOpen, Vaults: c.Vaults}
 }
 
 func (s *server) getSession(r *request) (any, error) {
@@ -111,7 +111,7 @@ func (s *server) updateSession(r *request) (any, error) {
 	var p struct {
 		Title    api.Optional[string]             `json:"title"`
 		Metadata api.Optional[map[string]*string] `json:"metadata"`
-		VaultIDs []string                         `json:"vault_ids"`
+		VaultIDs api.Optional[[]string]           `json:"vault_ids"`
 		Budget   api.Optional[json.RawMessage]    `json:"budget"`
 		Agent    *struct {
 			Tools      api.Optional[[]json.RawMessage] `json:"tools"`
@@ -124,10 +124,14 @@ func (s *server) updateSession(r *request) (any, error) {
 	if p.Budget.Given() {
 		return nil, api.Invalid("budget", "is create-only, and not supported by this server yet")
 	}
-	if len(p.VaultIDs) > 0 {
-		return nil, api.Invalid("vault_ids", "vaults are not supported by this server yet")
-	}
 	update := session.UpdateParams{Metadata: p.Metadata.Value}
+	if p.VaultIDs.Set {
+		if err := s.Vaults.Check(r.Context(), r.principal.WorkspaceID, p.VaultIDs.Value); err != nil {
+			return nil, err
+		}
+		ids := append([]string{}, p.VaultIDs.Value...)
+		update.VaultIDs = &ids
+	}
 	if p.Title.Set {
 		title := p.Title.Pointer()
 		update.Title = &title

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
@@ -18,7 +21,8 @@ import (
 // of the right kind where that is taken, and see nothing.
 type verdict struct {
 	apiKey, envKey, othersKey, token, othersToken int
-	role                                          auth.Role // the least that an API key must have, where apiKey is below 400
+	role                                          auth.Role // the least that an API key must have; "" where none is taken
+	operator                                      bool      // of the default workspace only
 	body                                          string    // with {session_id} and such for ids
 	// files are sent as multipart/form-data, contents by file name, with body's
 	// fields, if there are any.
@@ -27,7 +31,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, webhookVerdicts, deploymentVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, workspaceVerdicts, vaultVerdicts, webhookVerdicts, deploymentVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -49,7 +53,7 @@ var coreVerdicts = map[string]verdict{
 	"POST /v1/agents/{agent_id}/archive": forRole(auth.RoleDeveloper, ""),
 	"GET /v1/agents/{agent_id}/versions": forRole(auth.RoleViewer, ""),
 
-	"POST /v1/environments":                          forRole(auth.RoleDeveloper, `{"name":"another {session_id}"}`),
+	"POST /v1/environments":                          forRole(auth.RoleDeveloper, `{"name":"another {unique}"}`),
 	"GET /v1/environments":                           forRole(auth.RoleViewer, ""),
 	"GET /v1/environments/{environment_id}":          forRole(auth.RoleViewer, ""),
 	"POST /v1/environments/{environment_id}":         forRole(auth.RoleDeveloper, `{"description":"described"}`),
@@ -133,9 +137,11 @@ func (b *brain) site() *site {
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
 	s.ids = map[string]string{
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
-		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
+		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": api.NewID("name"),
 	}
 	s.addFiles()
+	s.addWorkspaces()
+	s.addVault()
 	s.addWebhook()
 	s.addDeployment()
 	return s
@@ -151,7 +157,12 @@ func (s *site) fill(text string) string {
 
 func (s *site) ask(credential string, rt route) answer {
 	s.t.Helper()
-	v := verdicts[rt.method+" "+rt.path]
+	return s.askWith(verdicts[rt.method+" "+rt.path], credential, rt)
+}
+
+// askWith asks with the body of a verdict.
+func (s *site) askWith(v verdict, credential string, rt route) answer {
+	s.t.Helper()
 	switch {
 	case v.files != nil:
 		return s.upload(credential, s.fill(rt.path), v.files)
@@ -169,10 +180,13 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/workspaces", "/v1/api_keys",
+		"/v1/vaults", "/v1/vaults/{vault_id}/credentials",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
 			delete(o, "stats")
+			delete(o, "last_used_at")
 			raw, err := json.Marshal(o)
 			must(s.t, err)
 			all.Write(append(raw, '\n'))
@@ -181,25 +195,63 @@ func (s *site) state() string {
 	return all.String()
 }
 
+// wantState checks that the state is the one of before.
+func (s *site) wantState(who, before string) {
+	s.t.Helper()
+	was, is := slices.Collect(strings.Lines(before)), slices.Collect(strings.Lines(s.state()))
+	if slices.Equal(was, is) {
+		return
+	}
+	without := func(lines, others []string) []string {
+		return slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return slices.Contains(others, line) })
+	}
+	s.t.Errorf("%s changed\n%s\nto\n%s", who, without(was, is), without(is, was))
+}
+
 // worthless are the credentials that no route takes, by what is wrong with them.
 func (s *site) worthless() map[string]string {
 	s.t.Helper()
 	revoked := s.envKey(s.env.ID, nil)
 	ok[api.EnvironmentKey](s.brain, s.brain.key, "POST", "/v1/environments/"+s.env.ID+"/keys/"+revoked.ID+"/revoke", nil)
-	expired := s.envKey(s.env.ID, object{"expires_at": time.Now().Add(20 * time.Millisecond)})
-	s.eventually("the key expires", func() bool {
-		return s.do(expired.Key, "GET", "/v1/environments/"+s.env.ID+"/work/stats", nil).status == http.StatusUnauthorized
+	soon := func() object { return object{"expires_at": time.Now().Add(100 * time.Millisecond)} }
+	expired, expiredAPI, revokedAPI := s.envKey(s.env.ID, soon()), s.apiKey(auth.RoleAdmin, soon()), s.apiKey(auth.RoleAdmin, nil)
+	ok[api.APIKey](s.brain, s.brain.key, "POST", "/v1/api_keys/"+revokedAPI.ID+"/revoke", nil)
+	s.eventually("the keys expire", func() bool {
+		return s.do(expired.Key, "GET", "/v1/environments/"+s.env.ID+"/work/stats", nil).status == http.StatusUnauthorized &&
+			s.do(expiredAPI.Key, "GET", "/v1/agents", nil).status == http.StatusUnauthorized
 	})
 	s.brain.session(s.agent.ID, s.env.ID, "$ true")
 	superseded := s.brain.token(s.poll(s.key.Key, s.env.ID, "?block_ms=999"))
 	again := s.poll(s.key.Key, s.env.ID, "?block_ms=999&reclaim_older_than_ms=1")
 	over := s.brain.token(again)
 	ok[api.Work](s.brain, over, "POST", "/v1/environments/"+s.env.ID+"/work/"+again.ID+"/stop", object{"force": true})
+	closed, closedID := s.workspace("closed")
+	there := closed.site()
+	s.grant(closedID)
+	ok[api.Workspace](s.brain, s.brain.key, "POST", "/v1/workspaces/"+closedID+"/archive", nil)
 	return map[string]string{
 		"none": "", "unknown": "not-a-key-anybody-was-given", "unknown environment key": "hek_not_a_key",
 		"forged token": s.token + "x", "unsigned token": "hst_e30.e30.", "revoked key": revoked.Key, "expired key": expired.Key,
-		"token of a superseded claim": superseded, "token of a stopped item": over,
+		"revoked API key": revokedAPI.Key, "expired API key": expiredAPI.Key,
+		"token of a superseded claim": superseded, "token of a stopped item": over, "expired token": expiredToken(s.t, s.token),
+		"API key of an archived workspace": closed.key, "environment key of an archived workspace": there.key.Key,
+		"token of an archived workspace": there.token, "person of an archived workspace": s.person(closedID, auth.RoleAdmin),
+		"person whose token has expired":      s.issuer.Token(object{"exp": time.Now().Add(-time.Minute).Unix(), "groups": "admins"}),
+		"person with another service's token": s.issuer.Token(object{"aud": "another", "groups": "admins"}),
+		"person who signed on by themselves":  s.issuer.Sign(jwt.SigningMethodHS256, s.issuer.KeyID(), s.issuer.PublicKey(), s.issuer.Claims(object{"groups": "admins"})),
 	}
+}
+
+// expiredToken is a sessions token a day later.
+func expiredToken(t *testing.T, token string) string {
+	t.Helper()
+	claims := jwt.MapClaims{}
+	_, _, err := jwt.NewParser().ParseUnverified(strings.TrimPrefix(token, "hst_"), claims)
+	must(t, err)
+	claims["exp"] = time.Now().Add(-time.Second).Unix()
+	late, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(signingKey))
+	must(t, err)
+	return "hst_" + late
 }
 
 // TestRefusals walks every route with every credential that it does not take.
@@ -213,10 +265,10 @@ func TestRefusals(t *testing.T) {
 			work, othersToken = b.claimed(s.key.Key, s.env.ID)
 		}
 		b.awaitIdle(neighbour.ID)
+		before := s.state()
 		for _, rt := range (&server{}).routes() {
 			name := rt.method + " " + rt.path
 			v := verdicts[name]
-			before := s.state()
 			refuse := func(kind, credential string, want int) {
 				t.Helper()
 				if want < 400 {
@@ -236,11 +288,150 @@ func TestRefusals(t *testing.T) {
 			refuse("a sessions token", s.token, v.token)
 			refuse("another session's token", othersToken, v.othersToken)
 			refuse("another environment's token", other.token, v.othersToken)
-			if after := s.state(); after != before {
-				t.Errorf("refusals of %s changed\n%s\nto\n%s", name, before, after)
+		}
+		s.wantState("refusals", before)
+	})
+}
+
+// roleOrder is the roles, each with all that those before it may do.
+var roleOrder = []auth.Role{auth.RoleViewer, auth.RoleDeveloper, auth.RoleAdmin}
+
+// admits tells whether an API key with a role, or a person, is let in.
+func (v verdict) admits(role auth.Role) bool {
+	return v.role != "" && !v.operator && slices.Index(roleOrder, role) >= slices.Index(roleOrder, v.role)
+}
+
+// TestRoles walks every route with API keys and people of every role, in a
+// workspace that is not the default one. Who is let in reads what there is,
+// changes what is not there, and makes what can be made.
+func TestRoles(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		team, teamID := b.workspace("team")
+		b.grant(teamID)
+		s := team.site()
+		credentials := map[auth.Role]map[string]string{}
+		for _, role := range roleOrder {
+			credentials[role] = map[string]string{"an API key": s.apiKey(role, nil).Key, "a person": b.person(teamID, role)}
+		}
+		walk := func(making bool) {
+			for _, rt := range (&server{}).routes() {
+				if rt.access == public || making != (rt.method == "POST" && !strings.Contains(rt.path, "{")) {
+					continue
+				}
+				v := verdicts[rt.method+" "+rt.path]
+				for _, role := range roleOrder {
+					for kind, credential := range credentials[role] {
+						what := rt.method + " " + rt.path + " with " + kind + " of the role " + string(role)
+						s.ids["unique"] = api.NewID("name")
+						where, wants := s, []int{v.apiKey}
+						switch {
+						case !v.admits(role):
+							s.wantRefusal(what, s.ask(credential, rt), http.StatusForbidden)
+							continue
+						case !making && rt.method != "GET":
+							where, wants = s.with(nil), []int{http.StatusNotFound, http.StatusBadRequest}
+						}
+						if a := where.ask(credential, rt); !slices.Contains(wants, a.status) {
+							t.Errorf("%s: %d %s, want %d", what, a.status, a.body, wants)
+						}
+					}
+				}
 			}
 		}
+		before := s.state()
+		walk(false)
+		s.wantState("roles that may not, and ids of nothing,", before)
+		walk(true)
 	})
+}
+
+// with is the site with other ids; nil for ids of nothing.
+func (s *site) with(ids map[string]string) *site {
+	other := *s
+	other.ids = ids
+	if ids == nil {
+		other.ids = map[string]string{}
+		for name := range s.ids {
+			other.ids[name] = "absent"
+		}
+	}
+	return &other
+}
+
+// TestOtherWorkspaces walks every route with the admins of other workspaces, the
+// default one's among them. For each, nothing of this workspace exists: not
+// where the path names it, not below an object of their own, not where the body
+// names it, and not in any list.
+func TestOtherWorkspaces(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		team, _ := b.workspace("team")
+		rival, rivalID := b.workspace("rival")
+		b.grant(rivalID)
+		s, theirs, operators := team.site(), rival.site(), b.site()
+		before := s.state()
+		for kind, outsider := range map[string]struct {
+			credential string
+			own        *site
+			operator   bool
+		}{
+			"another workspace's admin":   {rival.key, theirs, false},
+			"a person admin of another":   {b.person(rivalID, auth.RoleAdmin), theirs, false},
+			"the default one's admin":     {b.key, operators, true},
+			"the default one's developer": {operators.apiKey(auth.RoleDeveloper, nil).Key, operators, false},
+		} {
+			for _, rt := range (&server{}).routes() {
+				v := verdicts[rt.method+" "+rt.path]
+				if rt.access == public || outsider.operator && strings.HasPrefix(rt.path, "/v1/workspaces") {
+					continue // which are the operator's
+				}
+				what := rt.method + " " + rt.path + " with " + kind
+				want := http.StatusNotFound
+				if !outsider.operator && v.operator || v.role == "" || kind == "the default one's developer" && !v.admits(auth.RoleDeveloper) {
+					want = http.StatusForbidden
+				}
+				refused := func(how string, ids map[string]string, wants ...int) {
+					t.Helper()
+					if a := s.with(ids).ask(outsider.credential, rt); !slices.Contains(wants, a.status) {
+						t.Errorf("%s %s: %d %s, want %d", what, how, a.status, a.body, wants)
+					}
+				}
+				names := parameters(rt.path)
+				for n := range names {
+					refused("below "+strconv.Itoa(n)+" of their own", mixed(s.ids, outsider.own.ids, names[:n]), want)
+				}
+				if named := parameters(v.body); slices.ContainsFunc(named, func(name string) bool { return name != "unique" }) {
+					refused("in the body", mixed(s.ids, outsider.own.ids, names), want, http.StatusBadRequest)
+				}
+				if rt.method != "GET" || want == http.StatusForbidden {
+					continue
+				}
+				a := s.with(outsider.own.ids).ask(outsider.credential, rt)
+				for name, id := range s.ids {
+					if a.status != v.apiKey || strings.Contains(string(a.body), id) {
+						t.Errorf("%s of their own: %d, shows the %s of others, or not what is theirs: %s", what, a.status, name, a.body)
+					}
+				}
+			}
+		}
+		s.wantState("others", before)
+	})
+}
+
+// parameters are the names in braces, in order.
+func parameters(text string) (names []string) {
+	for _, found := range parameter.FindAllStringSubmatch(text, -1) {
+		names = append(names, found[1])
+	}
+	return names
+}
+
+// mixed is ids, with own ones in the place of those named.
+func mixed(ids, own map[string]string, named []string) map[string]string {
+	all := maps.Clone(ids)
+	for _, name := range named {
+		all[name] = own[name]
+	}
+	return all
 }
 
 func (s *site) wantRefusal(what string, a answer, want int) {
@@ -255,10 +446,12 @@ func (s *site) wantRefusal(what string, a answer, want int) {
 	}
 }
 
-// TestEntry walks every route with every credential that it takes, each on
-// objects that nothing has touched.
+// TestEntry walks every route with every credential that it takes, API keys with
+// the least role; each on objects that nothing has touched, but what only reads.
 func TestEntry(t *testing.T) {
 	each(t, func(t *testing.T, b *brain) {
+		reading := b.site()
+		keys := map[auth.Role]string{"": b.key, auth.RoleViewer: b.apiKey(auth.RoleViewer, nil).Key, auth.RoleDeveloper: b.apiKey(auth.RoleDeveloper, nil).Key, auth.RoleAdmin: b.apiKey(auth.RoleAdmin, nil).Key}
 		for _, rt := range (&server{}).routes() {
 			name := rt.method + " " + rt.path
 			v := verdicts[name]
@@ -266,8 +459,11 @@ func TestEntry(t *testing.T) {
 				if want >= 400 {
 					continue
 				}
-				s := b.site()
-				credential := map[string]string{"an API key": b.key, "an environment key": s.key.Key, "a sessions token": s.token}[kind]
+				s := reading
+				if rt.method != "GET" || strings.HasSuffix(rt.path, "/work/poll") {
+					s = b.site()
+				}
+				credential := map[string]string{"an API key": keys[v.role], "an environment key": s.key.Key, "a sessions token": s.token}[kind]
 				if a := s.ask(credential, rt); a.status != want {
 					t.Errorf("%s with %s: %d %s, want %s", name, kind, a.status, a.body, strconv.Itoa(want))
 				}

@@ -65,7 +65,7 @@ func newWebhooks(ctx context.Context, d *db.DB, sealer *seal.Sealer, log *slog.L
 
 // tellWebhooks has all that happens told, as the command hearth serve does.
 func tellWebhooks(cfg Config) {
-	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{cfg.Sessions, cfg.Agents, cfg.Environments, cfg.Deployments} {
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{cfg.Sessions, cfg.Agents, cfg.Environments, cfg.Vaults, cfg.Deployments} {
 		tells.UseOutbox(cfg.Webhooks)
 	}
 	cfg.Agents.UseOutbox(cfg.Deployments)
@@ -197,6 +197,21 @@ func TestWebhookEvents(t *testing.T) {
 		ok[api.Environment](b, b.key, "POST", "/v1/environments/"+env.ID+"/archive", nil)
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/environments/"+env.ID, nil)
 		ok[api.Agent](b, b.key, "POST", "/v1/agents/"+agent.ID+"/archive", nil)
+		vault := ok[api.Vault](b, b.key, "POST", "/v1/vaults", object{"display_name": "told"})
+		ok[api.Vault](b, b.key, "POST", "/v1/vaults/"+vault.ID, object{"display_name": "renamed"}) // which nobody is told
+		credential := func(name string) api.Credential {
+			return ok[api.Credential](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/credentials", object{"auth": object{
+				"type": "static_bearer", "token": "a-token-nobody-may-see", "mcp_server_url": "https://mcp.example.com/" + name}})
+		}
+		gone, closed := credential("gone"), b.credential(vault.ID, object{
+			"type": "mcp_oauth", "mcp_server_url": "http://127.0.0.1:1/mcp", "access_token": "a-token-nobody-may-see",
+			"refresh": object{"client_id": "c", "refresh_token": "r", "token_endpoint": "http://127.0.0.1:1/token", "token_endpoint_auth": object{"type": "none"}},
+			"expires_at": "2026-01-01T00:00:00Z",
+		})
+		ok[object](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/credentials/"+closed.ID+"/mcp_oauth_validate", nil)
+		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID+"/credentials/"+gone.ID, nil)
+		ok[api.Vault](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/archive", nil) // and its credential with it
+		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID, nil)
 		if a := b.do(b.key, "POST", "/v1/environments/"+env.ID+"/archive", nil); a.status != 404 {
 			t.Errorf("archiving what is gone: %d", a.status)
 		}
@@ -204,6 +219,8 @@ func TestWebhookEvents(t *testing.T) {
 			"agent.archived", "agent.created", "agent.updated", "environment.archived", "environment.created", "environment.deleted", "environment.updated",
 			"session.archived", "session.created", "session.deleted", "session.idled", "session.requires_action", "session.running", "session.status_idled",
 			"session.status_run_started", "session.status_terminated", "session.thread_idled", "session.thread_terminated", "session.updated",
+			"vault.archived", "vault.created", "vault.deleted", "vault_credential.archived", "vault_credential.created", "vault_credential.deleted",
+			"vault_credential.refresh_failed",
 		}
 		b.eventually("all is delivered", func() bool {
 			return slices.Equal(r.types(), want) && len(b.deliveries(endpoint.ID, "?status=pending")) == 0
@@ -216,14 +233,17 @@ func TestWebhookEvents(t *testing.T) {
 				t.Errorf("delivered as %s: %s", one.id, one.body)
 			}
 			kind, _, _ := strings.Cut(data.Type, ".")
-			if wantID := map[string]string{"agent": agent.ID, "environment": env.ID, "session": s.ID}[kind]; data.ID != wantID {
+			if wantID := map[string]string{"agent": agent.ID, "environment": env.ID, "session": s.ID, "vault": vault.ID}[kind]; data.ID != wantID && kind != "vault_credential" {
 				t.Errorf("%s is about %s, want %s", data.Type, data.ID, wantID)
+			}
+			if credential := kind == "vault_credential"; credential != (data.VaultID == vault.ID) || credential && data.ID != gone.ID && data.ID != closed.ID {
+				t.Errorf("%s is about %s in %s", data.Type, data.ID, data.VaultID)
 			}
 			if strings.HasPrefix(data.Type, "session.thread_") != (data.SessionThreadID != "") {
 				t.Errorf("%s has the thread %q", data.Type, data.SessionThreadID)
 			}
 		}
-		for event, n := range map[string]int{"agent.updated": 1, "session.status_run_started": 2, "session.status_idled": 2, "session.requires_action": 1} {
+		for event, n := range map[string]int{"agent.updated": 1, "session.status_run_started": 2, "session.status_idled": 2, "session.requires_action": 1, "vault_credential.created": 2, "vault_credential.deleted": 2, "vault_credential.archived": 1} {
 			if count[event] != n {
 				t.Errorf("%d times %s, want %d", count[event], event, n)
 			}

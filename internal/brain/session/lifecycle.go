@@ -149,10 +149,11 @@ type UpdateParams struct {
 	Metadata   map[string]*string
 	Tools      *[]api.Tool
 	MCPServers *[]api.MCPServer
+	VaultIDs   *[]string
 }
 
-// Update changes a session and logs session.updated with what changed. Tools
-// and servers change only while the session is idle.
+// Update changes a session and logs session.updated with what changed. Tools,
+// servers and vaults change only while the session is idle.
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p UpdateParams) (api.Session, error) {
 	if p.Title != nil {
 		if err := checkTitle(*p.Title); err != nil {
@@ -203,10 +204,22 @@ func (m *mutation) update(p UpdateParams) error {
 		}
 		event.Agent, changed = agent, true
 	}
+	if p.VaultIDs != nil {
+		raw, err := json.Marshal(*p.VaultIDs)
+		if err != nil {
+			return err
+		}
+		if string(raw) != m.vaultIDs {
+			if m.status != api.SessionIdle {
+				return api.Invalid("vault_ids", "can only be changed while the session is idle; it is %s", m.status)
+			}
+			m.vaultIDs, event.VaultIDs, changed = string(raw), *p.VaultIDs, true
+		}
+	}
 	if !changed {
 		return nil
 	}
-	_, err := m.tx.Exec(m.ctx, "UPDATE sessions SET title = ?, metadata = ?, agent = ? WHERE id = ?", m.title, m.metadata, m.agent, m.id)
+	_, err := m.tx.Exec(m.ctx, "UPDATE sessions SET title = ?, metadata = ?, agent = ?, vault_ids = ? WHERE id = ?", m.title, m.metadata, m.agent, m.vaultIDs, m.id)
 	if err != nil {
 		return fmt.Errorf("update session %s: %w", m.id, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/docker/guest"
 	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/record"
 )
@@ -60,9 +61,6 @@ type bindMount struct {
 	ReadOnly             bool
 }
 
-// entry is what this binary is started as in a container.
-const entry = "/.hearth-docker"
-
 // handThreads is more than a hand ever has. The limit of processes counts threads
 // too, and must not keep the hand from making those it needs.
 const handThreads = 100
@@ -111,14 +109,14 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 	uid, gid := inside(users, d)
 	c = containerConfig{
 		Image: e.cfg.Image, User: fmt.Sprintf("%d:%d", uid, gid), Hostname: "sandbox", WorkingDir: sandbox.GuestWorkdir,
-		Entrypoint: []string{entry, strconv.Itoa(own), strconv.Itoa(cmp.Or(spec.Limits.OpenFiles, defaultOpenFiles))},
+		Entrypoint: []string{guest.Path, strconv.Itoa(own), strconv.Itoa(cmp.Or(spec.Limits.OpenFiles, defaultOpenFiles))},
 		Env:        []string{"HOME=" + home, "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + spec.ID},
 		OpenStdin:  true, StdinOnce: true,
 		Labels: map[string]string{
 			labelSandbox: spec.ID, labelState: dir, labelOwner: strconv.Itoa(r.Owner.PID), labelOwnerStart: strconv.FormatUint(r.Owner.Start, 10),
 		},
 		HostConfig: hostConfig{
-			Mounts:      append(mounts, bindMount{"bind", at.Workdir, sandbox.GuestWorkdir, false}, bindMount{"bind", program, entry, true}),
+			Mounts:      append(mounts, bindMount{"bind", at.Workdir, sandbox.GuestWorkdir, false}, bindMount{"bind", program, guest.Path, true}),
 			NetworkMode: "none", IpcMode: "private", CgroupnsMode: "private", Runtime: e.cfg.Runtime,
 			CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"}, ReadonlyRootfs: true, AutoRemove: true,
 			Memory: spec.Limits.MemoryBytes, MemorySwap: spec.Limits.MemoryBytes,

@@ -43,7 +43,7 @@ type Config struct {
 	// Runtime is what the daemon is to run containers with, "runsc" for instance.
 	// Default its own default.
 	Runtime string
-	// Program is this program, statically linked, to be the containers' first
+	// Program is a program, statically linked, with what is the containers' first
 	// process. Default: the file this process runs.
 	Program string
 	// Log. Default slog.Default().

@@ -8,67 +8,31 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
 // denied are the system calls by which a process could touch its walls, look
 // into others, or reach parts of the kernel that no tool needs.
-var denied = []string{
+var denied = []uint32{
 	// Walls.
-	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
-	"unshare", "setns", "quotactl", "swapon", "swapoff",
+	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_FSOPEN, unix.SYS_FSCONFIG,
+	unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
 	// Others' memory and files.
-	"ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "name_to_handle_at", "open_by_handle_at",
+	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_KCMP, unix.SYS_PIDFD_GETFD, unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_OPEN_BY_HANDLE_AT,
 	// The kernel itself.
-	"bpf", "perf_event_open", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "userfaultfd",
-	"io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "request_key", "keyctl", "lookup_dcookie",
+	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD,
+	unix.SYS_USERFAULTFD, unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_LOOKUP_DCOOKIE,
 	// The machine.
-	"reboot", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct", "syslog", "vhangup", "nfsservctl", "personality",
+	unix.SYS_REBOOT, unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_ADJTIMEX, unix.SYS_ACCT, unix.SYS_SYSLOG, unix.SYS_VHANGUP, unix.SYS_NFSSERVCTL, unix.SYS_PERSONALITY,
 }
-
-// deniedHere are those that only some kinds of processor have.
-var deniedHere = map[string][]string{"amd64": {"iopl", "ioperm", "modify_ldt"}}
 
 // families are the kinds of socket that reach past the network namespace or
 // into corners of the kernel.
 var families = []uint32{unix.AF_ALG, unix.AF_VSOCK, unix.AF_PACKET, unix.AF_KEY, unix.AF_RDS, unix.AF_TIPC, unix.AF_CAN, unix.AF_BLUETOOTH, unix.AF_XDP, unix.AF_NFC, unix.AF_KCM, unix.AF_QIPCRTR, unix.AF_SMC}
 
-// Load puts all threads of this process, and what it will start, under the
-// filter, without new privileges and for good.
-func Load() error {
-	if err := filterTables(); err != nil {
-		return fmt.Errorf("seccomp: %w", err)
-	}
-	if err := filterArguments(); err != nil {
-		return fmt.Errorf("seccomp: %w", err)
-	}
-	newNamespace := make([]seccomp.NameWithConditions, 0, 8)
-	for _, flag := range []uint64{unix.CLONE_NEWUSER, unix.CLONE_NEWNS, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP} {
-		newNamespace = append(newNamespace, seccomp.NameWithConditions{
-			Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: flag}},
-		})
-	}
-	calls := seccomp.Filter{
-		NoNewPrivs: true,
-		Flag:       seccomp.FilterFlagTSync,
-		Policy: seccomp.Policy{
-			DefaultAction: seccomp.ActionAllow,
-			Syscalls: []seccomp.SyscallGroup{
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), Names: slices.Concat(denied, deniedHere[runtime.GOARCH])},
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), NamesWithCondtions: newNamespace},
-				// Its flags are in memory, where a filter cannot look; without
-				// it, libraries use clone.
-				{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
-			},
-		},
-	}
-	if err := seccomp.LoadFilter(calls); err != nil {
-		return fmt.Errorf("seccomp: %w", err)
-	}
-	return nil
-}
+// namespaces are the flags of clone that ask for a namespace.
+const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
 // tables are the system call tables programs of this machine normally use.
 var tables = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
@@ -77,47 +41,71 @@ var tables = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AU
 // usual one.
 const x32 = 0x40000000
 
-// What a filter looks at: struct seccomp_data, in <linux/seccomp.h>.
+// What a filter looks at: struct seccomp_data, in <linux/seccomp.h>; and what it
+// can answer.
 const (
 	offsetNumber    = 0
 	offsetArch      = 4
 	offsetArguments = 16 // of eight bytes each
+
+	allowed = 0x7fff0000
+	failing = 0x00050000 // with an error number
 )
 
-func refuse(errno unix.Errno) bpf.RetConstant {
-	return bpf.RetConstant{Val: uint32(seccomp.ActionErrno) | uint32(errno)}
+func refuse(errno unix.Errno) bpf.RetConstant { return bpf.RetConstant{Val: failing | uint32(errno)} }
+
+var allow = bpf.RetConstant{Val: allowed}
+
+// Load puts all threads of this process, and what it will start, under the
+// filter, without new privileges and for good. It is one program, and a short way
+// through it, because it is run for each call; a guest's kernel runs it for every
+// call there is before it takes it.
+func Load() error {
+	calls := slices.Sorted(slices.Values(append(slices.Clip(denied), deniedHere...)))
+	if err := load(slices.Concat(usualTable(), byArgument(), search(calls))); err != nil {
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	return nil
 }
 
-var allow = bpf.RetConstant{Val: uint32(seccomp.ActionAllow)}
-
-// filterTables refuses calls by any table but the usual one: by another, the
-// same call has another number, which the filter does not know.
-func filterTables() error {
-	return load([]bpf.Instruction{
+// usualTable refuses calls by any table but the usual one: by another, the same
+// call has another number, which the filter does not know. It leaves the call's
+// number loaded, as does what follows it.
+func usualTable() []bpf.Instruction {
+	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offsetArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tables[runtime.GOARCH], SkipTrue: 2},
 		bpf.LoadAbsolute{Off: offsetNumber, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32, SkipFalse: 1},
 		refuse(unix.ENOSYS),
-		allow,
-	})
+	}
 }
 
-// filterArguments refuses calls with some first arguments. Those are of four
-// bytes: what a program puts into the other four of the register, the kernel
-// does not see, and nor must we.
-func filterArguments() error {
+// byArgument refuses calls with some first arguments. Those are of four bytes:
+// what a program puts into the other four of the register, the kernel does not
+// see, and nor must we.
+func byArgument() []bpf.Instruction {
+	equal := func(values ...uint32) (tests []bpf.JumpIf) {
+		for _, v := range values {
+			tests = append(tests, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v})
+		}
+		return tests
+	}
 	// The first process is the hand. The host's kernel would not let it be killed
 	// from within, but be limited; that of a guest lets it be both.
-	hand := []uint32{1}
-	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offsetNumber, Size: 4}}
+	hand := equal(1)
+	var program []bpf.Instruction
 	for _, rule := range []struct {
-		call      uint32
-		arguments []uint32
-		errno     unix.Errno
+		call  uint32
+		tests []bpf.JumpIf
+		errno unix.Errno
 	}{
-		{unix.SYS_SOCKET, families, unix.EAFNOSUPPORT},
-		{unix.SYS_SOCKETPAIR, families, unix.EAFNOSUPPORT},
+		{unix.SYS_SOCKET, equal(families...), unix.EAFNOSUPPORT},
+		{unix.SYS_SOCKETPAIR, equal(families...), unix.EAFNOSUPPORT},
+		{unix.SYS_CLONE, []bpf.JumpIf{{Cond: bpf.JumpBitsSet, Val: namespaces}}, unix.EPERM},
+		// Its flags are in memory, where a filter cannot look; without it, libraries
+		// use clone.
+		{unix.SYS_CLONE3, []bpf.JumpIf{{Cond: bpf.JumpGreaterOrEqual, Val: 0}}, unix.ENOSYS},
 		{unix.SYS_KILL, hand, unix.EPERM},
 		{unix.SYS_TKILL, hand, unix.EPERM},
 		{unix.SYS_TGKILL, hand, unix.EPERM},
@@ -126,16 +114,33 @@ func filterArguments() error {
 		{unix.SYS_PIDFD_OPEN, hand, unix.EPERM},
 		{unix.SYS_PRLIMIT64, hand, unix.EPERM},
 	} {
-		n := len(rule.arguments)
+		n := len(rule.tests)
 		program = append(program,
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: rule.call, SkipFalse: uint8(n + 3)}, // to the next rule
 			bpf.LoadAbsolute{Off: offsetArguments, Size: 4})
-		for i, argument := range rule.arguments {
-			program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: argument, SkipTrue: uint8(n - i)}) // to the refusal
+		for i, test := range rule.tests {
+			test.SkipTrue = uint8(n - i) // to the refusal
+			program = append(program, test)
 		}
 		program = append(program, allow, refuse(rule.errno))
 	}
-	return load(append(program, allow))
+	return program
+}
+
+// search refuses calls, which are sorted, and allows all others.
+func search(calls []uint32) []bpf.Instruction {
+	const few = 4
+	if len(calls) > few {
+		half := len(calls) / 2
+		below, above := search(calls[:half]), search(calls[half:])
+		turn := bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: calls[half], SkipTrue: uint8(len(below))}
+		return slices.Concat([]bpf.Instruction{turn}, below, above)
+	}
+	var program []bpf.Instruction
+	for i, call := range calls {
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: call, SkipTrue: uint8(len(calls) - i)})
+	}
+	return append(program, allow, refuse(unix.EPERM))
 }
 
 // load puts all threads of this process under a filter.

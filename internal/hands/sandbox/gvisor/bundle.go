@@ -9,11 +9,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/gvisor/guest"
 )
-
-// processesName is the variable by which the hand learns how many processes its
-// shell may start.
-const processesName = "HEARTH_PROCESSES"
 
 // The limits of a sandbox that is given none.
 const (
@@ -33,7 +30,7 @@ func (o orders) bundle() *specs.Spec {
 		Hostname: "sandbox",
 		Root:     &specs.Root{Path: filepath.Join(stage, "root")},
 		Process: &specs.Process{
-			Args: []string{guest}, Env: o.environment(), Cwd: sandbox.GuestWorkdir,
+			Args: []string{guest.Path}, Env: o.environment(), Cwd: sandbox.GuestWorkdir,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}, {Type: "RLIMIT_CORE"}},
 			NoNewPrivileges: true,
@@ -56,15 +53,15 @@ func (o orders) mounts() []specs.Mount {
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
 	}
-	share := func(name, guest, how string) {
-		mounts = append(mounts, specs.Mount{Destination: guest, Type: "bind", Source: filepath.Join(stage, name), Options: []string{"rbind", how, "nosuid", "nodev"}})
+	share := func(name, target, how string) {
+		mounts = append(mounts, specs.Mount{Destination: target, Type: "bind", Source: filepath.Join(stage, name), Options: []string{"rbind", how, "nosuid", "nodev"}})
 	}
 	share("workdir", sandbox.GuestWorkdir, "rw")
 	if o.Mnt != "" {
 		share("mnt", sandbox.GuestMnt, "rw")
 	}
 	if o.Rootfs != "" {
-		share("hand", guest, "ro")
+		share("hand", guest.Path, "ro")
 	}
 	return mounts
 }
@@ -97,5 +94,5 @@ func (o orders) mapping() []specs.LinuxIDMapping {
 
 func (o orders) environment() []string {
 	processes := cmp.Or(o.Limits.Processes, defaultProcesses)
-	return sandbox.Environment(o.Env, map[string]string{"SANDBOX_ID": o.ID, processesName: strconv.Itoa(processes)})
+	return sandbox.Environment(o.Env, map[string]string{"SANDBOX_ID": o.ID, guest.Processes: strconv.Itoa(processes)})
 }

@@ -9,6 +9,7 @@
 package gvisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,19 +36,21 @@ type Config struct {
 	// Groups is where control groups are made. Default nowhere: memory, CPU and
 	// the number of processes are then not limited from outside.
 	Groups *cgroup.Tree
-	// Program is this program, statically linked, to run gVisor and the guests'
-	// first process. Default: the file this process runs.
+	// Program is this program, statically linked, to run gVisor. Default: the file
+	// this process runs.
 	Program string
+	// Hand is the file of a smaller program with what runs in guests. Default: Program.
+	Hand string
 	// Log. Default slog.Default().
 	Log *slog.Logger
 }
 
 // Engine implements sandbox.Engine.
 type Engine struct {
-	dir    record.Dir
-	groups *cgroup.Tree
-	// program is what runs gVisor, and in the guest.
-	program *program.File
+	dir     record.Dir
+	groups  *cgroup.Tree
+	program *program.File // what runs gVisor
+	hand    string        // what runs in the guest; "" for program
 	log     *slog.Logger
 }
 
@@ -57,7 +60,7 @@ func New(cfg Config) *Engine {
 		cfg.Log = slog.Default()
 	}
 	dir := filepath.Join(cfg.StateDir, "gvisor")
-	return &Engine{dir: record.Dir(dir), groups: cfg.Groups, program: program.New(cfg.Program, dir), log: cfg.Log}
+	return &Engine{dir: record.Dir(dir), groups: cfg.Groups, program: program.New(cfg.Program, dir), hand: cfg.Hand, log: cfg.Log}
 }
 
 // Name implements sandbox.Engine.
@@ -117,18 +120,18 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return fail(err)
 	}
-	o := orders{ID: spec.ID, Mnt: at.Mnt, Rootfs: at.Root, Dir: e.dir.Path(spec.ID), Workdir: at.Workdir, Program: program, Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	o := orders{ID: spec.ID, Mnt: at.Mnt, Rootfs: at.Root, Dir: e.dir.Path(spec.ID), Workdir: at.Workdir, Hand: cmp.Or(e.hand, program), Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
 	if err := os.Mkdir(o.Image, 0o700); err != nil {
 		return fail(err)
 	}
-	s, err := e.start(ctx, spec, r, o)
+	s, err := e.start(ctx, spec, r, o, program)
 	if err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders) (*guestSandbox, error) {
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders, program string) (*guestSandbox, error) {
 	raw, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
@@ -145,7 +148,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	defer theirs.Close()
 	cmd := &exec.Cmd{
-		Path: o.Program, Args: []string{keeper}, Env: []string{}, Dir: "/",
+		Path: program, Args: []string{keeper}, Env: []string{}, Dir: "/",
 		ExtraFiles: []*os.File{ordersR, theirs}, SysProcAttr: attributes(),
 	}
 	outside := spec.Limits

@@ -14,9 +14,12 @@ import (
 	"hearth/internal/hands/sandbox/sandboxtest"
 )
 
-// programName is the variable by which the processes of the suite tell each
-// other where the statically linked program is.
-const programName = "GVISOR_TEST_PROGRAM"
+// programName and handName are the variables by which the processes of the suite
+// tell each other where the statically linked programs are.
+const (
+	programName = "GVISOR_TEST_PROGRAM"
+	handName    = "GVISOR_TEST_HAND"
+)
 
 func TestMain(m *testing.M) {
 	sandboxtest.MaybeRun(newEngine)
@@ -43,24 +46,26 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build links hearth without C libraries, as this test binary may not be.
+// build links the programs without C libraries, as this test binary may not be.
 func build(dir string) error {
-	program := filepath.Join(dir, "hearth")
-	cmd := exec.Command("go", "build", "-o", program, "hearth/cmd/hearth")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build hearth: %w\n%s", err, out)
+	for name, command := range map[string]string{programName: "hearth", handName: "hearth-hand"} {
+		program := filepath.Join(dir, command)
+		cmd := exec.Command("go", "build", "-o", program, "hearth/cmd/"+command)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", command, err, out)
+		}
+		if err := os.Setenv(name, program); err != nil {
+			return err
+		}
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	return os.Setenv(programName, program)
+	return os.Chmod(dir, 0o755)
 }
 
 var groups = sandboxtest.Groups()
 
 func newEngine(stateDir string) sandbox.Engine {
-	return gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Program: os.Getenv(programName), Log: slog.New(slog.DiscardHandler)})
+	return gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Program: os.Getenv(programName), Hand: os.Getenv(handName), Log: slog.New(slog.DiscardHandler)})
 }
 
 func TestLimits(t *testing.T) {
@@ -69,6 +74,14 @@ func TestLimits(t *testing.T) {
 }
 
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
+
+// TestWithoutASmallHand: a program that holds no smaller one runs in guests itself.
+func TestWithoutASmallHand(t *testing.T) {
+	t.Parallel()
+	sandboxtest.ExerciseSome(t, func(stateDir string) sandbox.Engine {
+		return gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Program: os.Getenv(programName), Log: slog.New(slog.DiscardHandler)})
+	}, "bash", "write", "destroy")
+}
 
 func TestParking(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,6 @@
 package gvisor
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,21 +14,17 @@ import (
 
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
-	"hearth/internal/hands/sandbox/filter"
+	"hearth/internal/hands/sandbox/gvisor/guest"
 	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/reexec"
 )
 
-// What this binary is started as: by us, to keep a sandbox; by gVisor, as its
-// parts; and inside the guest, as its hand.
-const (
-	keeper = "hearth-gvisor"
-	guest  = "/.hearth"
-)
+// keeper is what this binary is started as by us, to keep a sandbox. By gVisor it
+// is started as its parts.
+const keeper = "hearth-gvisor"
 
 func init() {
 	reexec.Register(keeper, keep)
-	reexec.Register(guest, serve)
 	for _, part := range []string{"runsc", "runsc-gofer", "runsc-sandbox", "/proc/self/exe"} {
 		reexec.Register(part, func() {
 			go settle()
@@ -39,9 +34,12 @@ func init() {
 }
 
 // settle gives back what starting took, once that should be over: many sandboxes
-// idle for long.
+// idle for long. Until then nothing is collected, for what starts soon needs most
+// of what it makes.
 func settle() {
+	percent := debug.SetGCPercent(-1)
 	time.Sleep(time.Second)
+	debug.SetGCPercent(percent)
 	debug.FreeOSMemory()
 }
 
@@ -52,7 +50,7 @@ type orders struct {
 	Workdir string
 	Mnt     string // "" for a directory of the guest's own
 	Rootfs  string // the file that the root is read from; "" for the host's files
-	Program string // this program's file
+	Hand    string // the file of the guest's first process
 	Users   hostroot.Users
 	Env     map[string]string
 	Limits  sandbox.Limits
@@ -135,13 +133,13 @@ func (o orders) mountRoot() error {
 	if err := errors.Join(os.MkdirAll(scratch, 0o700), o.Users.Chown(scratch)); err != nil {
 		return err
 	}
-	program := filepath.Join(root, guest)
+	program := filepath.Join(root, guest.Path)
 	held := map[string]string{o.Workdir: filepath.Join(stage, "workdir"), scratch: filepath.Join(stage, "scratch"), o.Image: filepath.Join(stage, "image")}
 	if o.Rootfs != "" {
 		program = filepath.Join(stage, "hand")
 		held[o.Rootfs] = filepath.Join(stage, "rootfs")
 	}
-	held[o.Program] = program
+	held[o.Hand] = program
 	if o.Mnt != "" {
 		held[o.Mnt] = filepath.Join(stage, "mnt")
 	}
@@ -155,7 +153,7 @@ func (o orders) mountRoot() error {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
 		defer unix.Close(fd)
-		if path == o.Program || path == o.Rootfs {
+		if path == o.Hand || path == o.Rootfs {
 			sealed := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 			if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &sealed); err != nil {
 				return fmt.Errorf("seal %s: %w", path, err)
@@ -190,9 +188,6 @@ func (o orders) mountRoot() error {
 	return hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
-// placeholder is a file that is gone before anybody sees it.
-const placeholder = "/tmp/.hearth"
-
 // makeOwn makes the directories the guest has of its own.
 func (o orders) makeOwn(root string) error {
 	for _, name := range []string{"tmp", "var", "var/tmp", "run", "home", "root", "mnt", "srv"} {
@@ -202,7 +197,7 @@ func (o orders) makeOwn(root string) error {
 		}
 	}
 	// gVisor covers an empty /tmp with memory; this one belongs on the disk.
-	held := filepath.Join(root, placeholder)
+	held := filepath.Join(root, guest.Placeholder)
 	if err := errors.Join(os.WriteFile(held, nil, 0o600), o.Users.Chown(held)); err != nil {
 		return err
 	}
@@ -212,26 +207,4 @@ func (o orders) makeOwn(root string) error {
 		}
 	}
 	return nil
-}
-
-// serve is the guest's first process: the hand.
-func serve() {
-	hand.Shrug()
-	var processes int
-	_, _ = fmt.Sscan(os.Getenv(processesName), &processes) // always set
-	os.Unsetenv(processesName)
-	// What runs here shares our user; it must not look into us. And the guest's own
-	// devices, which nobody in it needs, go.
-	err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(placeholder), filter.Load())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	err = hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
-		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: os.Environ(), Init: true, Processes: processes,
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
 }

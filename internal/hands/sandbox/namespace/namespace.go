@@ -6,6 +6,7 @@
 package namespace
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,9 @@ type Config struct {
 	// Groups is where control groups are made. Default nowhere: memory, CPU and
 	// the number of processes are then not limited from outside.
 	Groups *cgroup.Tree
+	// Hand is the file of a smaller program with what runs in sandboxes. Default: the
+	// file this process runs.
+	Hand string
 	// Log. Default slog.Default().
 	Log *slog.Logger
 }
@@ -44,7 +48,7 @@ type Engine struct {
 	dir    record.Dir
 	groups *cgroup.Tree
 	log    *slog.Logger
-	// binary is this program, opened once.
+	// binary is what runs in sandboxes, opened once.
 	binary func() (*os.File, error)
 }
 
@@ -58,6 +62,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	program := func() (*os.File, error) { return openProgram(cmp.Or(cfg.Hand, "/proc/self/exe")) }
 	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), groups: cfg.Groups, log: cfg.Log, binary: sync.OnceValues(program)}
 }
 
@@ -131,7 +136,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users hostroot.Users) (*sandbox.Child, error) {
 	binary, err := e.binary()
 	if err != nil {
-		return nil, fmt.Errorf("open this program: %w", err)
+		return nil, fmt.Errorf("open the sandboxes' program: %w", err)
 	}
 	orders, err := json.Marshal(instructions{Root: root, Prepared: users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
 	if err != nil {
@@ -190,41 +195,59 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 // handThreads is more than a hand ever has.
 const handThreads = 100
 
-// program opens this program's file, or a copy if the sandbox's user owns it:
+// openProgram opens a program's file, or a copy if the sandbox's user owns it:
 // should what runs in a sandbox ever reach the file of its first process, it
 // must not be able to change it.
-func program() (*os.File, error) {
-	self, err := os.Open("/proc/self/exe")
+func openProgram(path string) (*os.File, error) {
+	program, err := openHigh(path)
 	if err != nil {
 		return nil, err
 	}
 	var info unix.Stat_t
-	if err := unix.Fstat(int(self.Fd()), &info); err != nil {
-		return nil, errors.Join(err, self.Close())
+	if err := unix.Fstat(int(program.Fd()), &info); err != nil {
+		return nil, errors.Join(err, program.Close())
 	}
 	if os.Getuid() == 0 || int(info.Uid) != os.Getuid() {
-		return self, nil
+		return program, nil
 	}
-	defer self.Close()
-	return sealedCopy(self)
+	defer program.Close()
+	return sealedCopy(program)
+}
+
+// firstHigh is above the descriptors that a sandbox's first process is given,
+// which take their places before it runs the program.
+const firstHigh = 16
+
+// openHigh opens a file as a descriptor that those given to a child do not cover.
+func openHigh(path string) (*os.File, error) {
+	low, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer low.Close()
+	fd, err := unix.FcntlInt(low.Fd(), unix.F_DUPFD_CLOEXEC, firstHigh)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // sealedCopy is a program in memory, which nobody can change.
-func sealedCopy(self *os.File) (*os.File, error) {
+func sealedCopy(program *os.File) (*os.File, error) {
 	fd, err := unix.MemfdCreate("hearth", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, err
 	}
 	copied := os.NewFile(uintptr(fd), "hearth")
 	defer copied.Close()
-	if _, err := io.Copy(copied, self); err != nil {
+	if _, err := io.Copy(copied, program); err != nil {
 		return nil, err
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
 		return nil, err
 	}
 	// Written through one description and run from another, or it would be busy.
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return openHigh(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // List implements sandbox.Engine.

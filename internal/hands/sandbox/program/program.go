@@ -1,9 +1,11 @@
-// Package program finds the file of this very program, for engines that have a
-// sandbox start it. It owns the copy it may make of it in the directory it is
-// given, and may call no package of ours.
+// Package program finds the files of the programs that engines have a sandbox
+// start: this very program, or a smaller one that it holds. It owns the copies it
+// may make in the directories it is given, and may call no package of ours.
 package program
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -71,22 +73,45 @@ func (f *File) Path() (string, error) {
 	if _, err := os.Stat(kept); err == nil {
 		return kept, nil
 	}
-	return kept, copyFile(self, kept)
-}
-
-// copyFile copies a program, whole or not at all.
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
+	in, err := os.Open(self)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	return kept, write(kept, in)
+}
+
+// Unpack writes a program that this one holds to a file in dir, named after what it
+// is, unless it is there already, and returns the file's absolute path. Workers of
+// one directory may do so at once.
+func Unpack(dir string, content []byte) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, fmt.Sprintf("hand-%x", sha256.Sum256(content)))
+	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, content) {
+		return path, nil
+	}
+	return path, write(path, bytes.NewReader(content))
+}
+
+// write makes a program's file, whole or not at all.
+func write(path string, from io.Reader) error {
+	out, err := os.CreateTemp(filepath.Dir(path), ".program-")
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(out, in); err != nil {
-		return errors.Join(err, out.Close())
+	_, err = io.Copy(out, from)
+	err = errors.Join(err, out.Chmod(0o755), out.Close())
+	if err == nil {
+		err = os.Rename(out.Name(), path)
 	}
-	return errors.Join(out.Close(), os.Rename(to+".new", to))
+	if err != nil {
+		return errors.Join(err, os.Remove(out.Name()))
+	}
+	return nil
 }

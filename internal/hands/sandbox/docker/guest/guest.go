@@ -1,4 +1,7 @@
-package docker
+// Package guest is a container's first process: the hand. It is apart from the
+// engine, so that the program that runs in containers need hold nothing else. It
+// may call hand and what engines share.
+package guest
 
 import (
 	"context"
@@ -15,7 +18,10 @@ import (
 	"hearth/internal/hands/sandbox/reexec"
 )
 
-func init() { reexec.Register(entry, run) }
+// Path is where a container has the program, and what it is started as.
+const Path = "/.hearth-docker"
+
+func init() { reexec.Register(Path, run) }
 
 // run is a container's first process: the hand.
 func run() {
