@@ -177,7 +177,7 @@ func TestBadPathsAndParameters(t *testing.T) {
 			"/v1/agents":                                                 {"limit=0", "limit=101", "limit=x", "limit=1e3", "limit=99999999999999999999", "page=x", "page=%00", "page=%ff", "include_archived=maybe", "created_at[gte]=monday", "created_at[lte]=2026-13-01T00:00:00Z"},
 			"/v1/agents/{agent_id}":                                      {"version=0", "version=x", "version=99999999999999999999"},
 			"/v1/environments":                                           {"limit=-1", "page=e30", "include_archived=1", "limit=%00"},
-			"/v1/sessions":                                               {"limit=0", "page=eyJsIjoiYWdlbnRzIn0", "order=up", "statuses[]=asleep", "created_at[gt]=x", "created_at[lt]=x", "agent_id=%00", "agent_id=%ff", "agent_version=1", "agent_id=a&agent_version=0", "include_archived=maybe", "deployment_id=x", "memory_store_id=x"},
+			"/v1/sessions":                                               {"limit=0", "page=eyJsIjoiYWdlbnRzIn0", "order=up", "statuses[]=asleep", "created_at[gt]=x", "created_at[lt]=x", "agent_id=%00", "agent_id=%ff", "agent_version=1", "agent_id=a&agent_version=0", "include_archived=maybe", "memory_store_id=x"},
 			"/v1/sessions/{session_id}/events":                           {"limit=0", "limit=1001", "order=up", "created_at[gte]=x", "created_at[lt]=9999-12-31T23:59:59-10:00", "types[]=%00", "page=x"},
 			"/v1/sessions/{session_id}/events/stream":                    {"event_deltas[]=user.message", "event_deltas[]=%00"},
 			"/v1/environments/{environment_id}/work":                     {"limit=0", "page=x"},

@@ -71,12 +71,13 @@ func tellWebhooks(cfg Config) {
 	cfg.Agents.UseOutbox(cfg.Deployments)
 }
 
-// addWebhook adds an endpoint with a delivery, to where nobody listens. Of those
-// of many sites, only so many are allowed at once.
+// addWebhook adds an endpoint with a delivery, to where nobody listens. Only so
+// many are allowed at once: that of the site before, which is done with by then,
+// makes room.
 func (s *site) addWebhook() {
 	s.t.Helper()
-	there := ok[api.IDPage[api.WebhookEndpoint]](s.brain, s.brain.key, "GET", webhooksPath+"?order=asc", nil)
-	if len(there.Data) == 20 {
+	there := ok[api.IDPage[api.WebhookEndpoint]](s.brain, s.brain.key, "GET", webhooksPath, nil)
+	if len(there.Data) >= 10 {
 		ok[api.Deleted](s.brain, s.brain.key, "DELETE", webhooksPath+"/"+there.Data[0].ID, nil)
 	}
 	made := s.webhook("https://127.0.0.1:1/hooks", "environment.updated")
@@ -203,12 +204,7 @@ func TestWebhookEvents(t *testing.T) {
 			return ok[api.Credential](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/credentials", object{"auth": object{
 				"type": "static_bearer", "token": "a-token-nobody-may-see", "mcp_server_url": "https://mcp.example.com/" + name}})
 		}
-		gone, closed := credential("gone"), b.credential(vault.ID, object{
-			"type": "mcp_oauth", "mcp_server_url": "http://127.0.0.1:1/mcp", "access_token": "a-token-nobody-may-see",
-			"refresh": object{"client_id": "c", "refresh_token": "r", "token_endpoint": "http://127.0.0.1:1/token", "token_endpoint_auth": object{"type": "none"}},
-			"expires_at": "2026-01-01T00:00:00Z",
-		})
-		ok[object](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/credentials/"+closed.ID+"/mcp_oauth_validate", nil)
+		gone, closed := credential("gone"), credential("closed")
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID+"/credentials/"+gone.ID, nil)
 		ok[api.Vault](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/archive", nil) // and its credential with it
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID, nil)
@@ -220,7 +216,6 @@ func TestWebhookEvents(t *testing.T) {
 			"session.archived", "session.created", "session.deleted", "session.idled", "session.requires_action", "session.running", "session.status_idled",
 			"session.status_run_started", "session.status_terminated", "session.thread_idled", "session.thread_terminated", "session.updated",
 			"vault.archived", "vault.created", "vault.deleted", "vault_credential.archived", "vault_credential.created", "vault_credential.deleted",
-			"vault_credential.refresh_failed",
 		}
 		b.eventually("all is delivered", func() bool {
 			return slices.Equal(r.types(), want) && len(b.deliveries(endpoint.ID, "?status=pending")) == 0

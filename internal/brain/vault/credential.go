@@ -273,7 +273,7 @@ func (s *Store) changeCredential(ctx context.Context, tx db.Tx, vaultID, id stri
 	if err != nil {
 		return c.Credential, err
 	}
-	before, open, failure := c.kept, c.ArchivedAt == nil, c.failure
+	before, open, failedAt := c.kept, c.ArchivedAt == nil, c.failedAt
 	raw, err := changed(&c.Credential, &c.UpdatedAt, s.moment(), func() error { return fn(&c) })
 	if err != nil {
 		return c.Credential, err
@@ -294,7 +294,7 @@ func (s *Store) changeCredential(ctx context.Context, tx db.Tx, vaultID, id stri
 	switch {
 	case open && c.ArchivedAt != nil:
 		err = s.tell(ctx, tx, "vault_credential.archived", vaultID, id)
-	case c.failure != "" && c.failure != failure:
+	case c.failure != "" && c.failedAt != failedAt:
 		err = s.tell(ctx, tx, "vault_credential.refresh_failed", vaultID, id)
 	}
 	return c.Credential, err

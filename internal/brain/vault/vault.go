@@ -1,8 +1,8 @@
 // Package vault keeps vaults and their credentials: what agents authenticate with
 // at MCP servers and elsewhere. Secrets go in, are sealed for their place, and come
 // out only for who makes a request with them; OAuth tokens are refreshed on the
-// way. It owns the tables vaults and vault_credentials and may call db, seal and
-// outbound.
+// way. It owns the tables vaults and vault_credentials and may call db, seal,
+// outbound and outbox.
 package vault
 
 import (
