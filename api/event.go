@@ -26,6 +26,9 @@ const (
 	EventAgentMCPToolUse    EventType = "agent.mcp_tool_use"
 	EventAgentMCPToolResult EventType = "agent.mcp_tool_result"
 
+	EventThreadMessageSent     EventType = "agent.thread_message_sent"
+	EventThreadMessageReceived EventType = "agent.thread_message_received"
+
 	EventSessionStatusRunning     EventType = "session.status_running"
 	EventSessionStatusIdle        EventType = "session.status_idle"
 	EventSessionStatusRescheduled EventType = "session.status_rescheduled"
@@ -35,6 +38,7 @@ const (
 	EventSessionUsage             EventType = "session.usage"
 	EventSessionDeleted           EventType = "session.deleted"
 
+	EventThreadCreated           EventType = "session.thread_created"
 	EventThreadStatusRunning     EventType = "session.thread_status_running"
 	EventThreadStatusIdle        EventType = "session.thread_status_idle"
 	EventThreadStatusRescheduled EventType = "session.thread_status_rescheduled"
@@ -73,6 +77,11 @@ type Event struct {
 	Result              string          `json:"result,omitempty"`
 	DenyMessage         *string         `json:"deny_message,omitempty"`
 	SessionThreadID     *string         `json:"session_thread_id,omitempty"`
+	AgentName           string          `json:"agent_name,omitempty"`
+	FromSessionThreadID string          `json:"from_session_thread_id,omitempty"`
+	FromAgentName       string          `json:"from_agent_name,omitempty"`
+	ToSessionThreadID   string          `json:"to_session_thread_id,omitempty"`
+	ToAgentName         string          `json:"to_agent_name,omitempty"`
 	StopReason          *StopReason     `json:"stop_reason,omitempty"`
 	Error               *SessionError   `json:"error,omitempty"`
 	ModelRequestStartID string          `json:"model_request_start_id,omitempty"`

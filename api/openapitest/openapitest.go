@@ -147,7 +147,7 @@ func Check(method, path string, status int, body []byte) error {
 }
 
 // CheckEvent holds one event of a stream against the contract.
-func CheckEvent(path string, data []byte) error {
+func CheckEvent(method, path string, data []byte) error {
 	c, err := load()
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func CheckEvent(path string, data []byte) error {
 	if !ok {
 		return fmt.Errorf("%s is not in the contract", path)
 	}
-	return c.check(pointerTo(documented, "get", "200", "text/event-stream"), data)
+	return c.check(pointerTo(documented, method, "200", "text/event-stream"), data)
 }
 
 // Transport passes requests on to base (nil for the default) and fails the test
@@ -182,7 +182,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.tb.Errorf("%s %s: the answer has no request-id", r.Method, r.URL.Path)
 	}
 	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
-		response.Body = &eventChecker{ReadCloser: response.Body, tb: t.tb, path: r.URL.Path}
+		response.Body = &eventChecker{ReadCloser: response.Body, tb: t.tb, method: r.Method, path: r.URL.Path}
 		return response, nil
 	}
 	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); kind != "application/json" && response.StatusCode < 300 {
@@ -231,6 +231,7 @@ func checkKind(method, path, kind string) error {
 type eventChecker struct {
 	io.ReadCloser
 	tb      testing.TB
+	method  string
 	path    string
 	partial []byte // of a line
 }
@@ -248,7 +249,7 @@ func (e *eventChecker) Read(p []byte) (int, error) {
 		if !ok || bytes.Contains(data, []byte(`"type":"ping"`)) {
 			continue
 		}
-		if err := CheckEvent(e.path, data); err != nil {
+		if err := CheckEvent(e.method, e.path, data); err != nil {
 			e.tb.Errorf("an event of %s is not as in the contract: %v\n%.2000s", e.path, err, data)
 		}
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,15 +38,22 @@ func newAgentCreate() *cobra.Command {
 		to                  endpoint
 		out                 output
 		model, system, file string
+		skills              []string
+		roster              []string
+		advisor             string
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create an agent with the built-in toolset",
 		Long: `Create an agent with the built-in toolset (bash, read, write, edit, glob, grep).
 
+With --calls-on it coordinates other agents: each works in a thread of its own,
+in the same sandbox (see hearth sessions threads).
+
 For anything more, give the whole request body as JSON with --file; NAME then
 overrides the name in it.`,
 		Example: `  hearth agents create helper --model claude-sonnet-5
+  hearth agents create chief --calls-on agent_… --calls-on self --advisor claude-opus-5
   hearth agents create helper --file agent.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,6 +79,12 @@ overrides the name in it.`,
 			if system != "" {
 				body["system"] = system
 			}
+			if len(skills) > 0 {
+				body["skills"] = skillRefs(skills)
+			}
+			if members := rosterOf(roster, advisor); len(members) > 0 {
+				body["multiagent"] = map[string]any{"type": api.MultiagentCoordinator, "agents": members}
+			}
 			var agent api.Agent
 			if err := c.Do(cmd.Context(), http.MethodPost, "v1/agents", body, &agent); err != nil {
 				return err
@@ -81,8 +96,36 @@ overrides the name in it.`,
 	out.register(cmd.Flags())
 	cmd.Flags().StringVar(&model, "model", "rehearsal", "the model to think with")
 	cmd.Flags().StringVar(&system, "system", "", "the system prompt")
+	cmd.Flags().StringArrayVar(&roster, "calls-on", nil, "an agent it may call on, by id, or self; may be repeated")
+	cmd.Flags().StringVar(&advisor, "advisor", "", "a model it may ask for advice")
 	cmd.Flags().StringVar(&file, "file", "", "file with the request body as JSON")
+	cmd.Flags().StringArrayVar(&skills, "skill", nil, "a skill the agent has, as ID or ID@VERSION; may be repeated")
 	return cmd
+}
+
+// skillRefs reads skills given as ID or ID@VERSION.
+func skillRefs(texts []string) []api.Skill {
+	refs := make([]api.Skill, len(texts))
+	for i, text := range texts {
+		id, version, _ := strings.Cut(text, "@")
+		refs[i] = api.Skill{Type: api.SkillSourceCustom, SkillID: id, Version: cmp.Or(version, api.LatestVersion)}
+	}
+	return refs
+}
+
+// rosterOf is the roster of an agent as it is given on the command line.
+func rosterOf(agents []string, advisor string) (members []any) {
+	for _, id := range agents {
+		if id == api.RosterSelf {
+			members = append(members, map[string]any{"type": id})
+			continue
+		}
+		members = append(members, id)
+	}
+	if advisor != "" {
+		members = append(members, api.Advisor{Type: api.RosterAdvisor, Model: advisor})
+	}
+	return members
 }
 
 // newList makes the list command of a resource.

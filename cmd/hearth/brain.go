@@ -20,18 +20,23 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/deployment"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model"
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/outbound"
 	"hearth/internal/brain/outbox"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/server"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
@@ -46,6 +51,7 @@ type brainConfig struct {
 	blobs        string
 	secretsKey   string
 	outbound     []string // beside public addresses
+	tunnelDomain string
 	model        string
 	modelBaseURL string
 	leaseTTL     time.Duration
@@ -60,9 +66,10 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.listen, "listen", "127.0.0.1:8400", "the address to serve the API on")
 	flags.StringVar(&b.data, "data", defaultDataDir(), "the directory for everything that is kept")
 	flags.StringVar(&b.databaseURL, "database-url", "", "postgres://… for more than one server (default: SQLite in --data); put one with a password into HEARTH_DATABASE_URL")
-	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
+	flags.StringVar(&b.blobs, "blobs", "", "where the bodies of files and skills are kept: a directory, or s3://bucket?region=… for more than one server (default: blobs in --data)")
 	flags.StringVar(&b.secretsKey, "secrets-key", "", "the key that encrypts secrets at rest: a file or env:NAME with 32 bytes in base64, or a key manager's awskms://…, gcpkms://…, azurekeyvault://… or hashivault://… (default: secrets-key in --data, made at the first start)")
 	flags.StringSliceVar(&b.outbound, "allow-private-outbound", nil, "addresses that are not public and may be called all the same, for MCP servers, token endpoints and webhooks: a host, an address or a range such as 10.1.0.0/16")
+	flags.StringVar(&b.tunnelDomain, "tunnel-domain", tunnel.DefaultDomain, "the domain that tunnels are named below")
 	oneOf(flags, &b.model, "model", "", "what thinks: rehearsal (no model, follows instructions in the message) or anthropic (default: anthropic if HEARTH_MODEL_API_KEY is set, else rehearsal)", modelRehearsal, modelAnthropic)
 	flags.StringVar(&b.modelBaseURL, "model-base-url", "", "the model's address, for a gateway (default: the provider's own)")
 	flags.DurationVar(&b.leaseTTL, "lease-ttl", time.Minute, "how long a worker's heartbeat keeps its lease")
@@ -85,12 +92,17 @@ type brain struct {
 	agents   *agent.Store
 	sessions *session.Store
 	files    *file.Store
+	skills   *skill.Store
 	vaults   *vault.Store
 	sealer   *seal.Sealer
 	webhooks *webhook.Store
 	deploys  *deployment.Store
+	tunnels  *tunnel.Store
+	profiles *profile.Store
+	dreams   *dream.Store
 	blobs    *blob.Bucket
 	loop     *loop.Loop
+	gateway  *gateway.Gateway // nil without a provider that speaks the Messages API
 	// modelName says what thinks.
 	modelName string
 }
@@ -100,6 +112,9 @@ func openBrain(ctx context.Context, cfg brainConfig) (*brain, error) {
 	signOn, err := cfg.signOn.open(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if err := tunnel.CheckDomain(cmp.Or(cfg.tunnelDomain, tunnel.DefaultDomain)); err != nil {
+		return nil, usageError("--tunnel-domain: %w", err)
 	}
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
@@ -159,7 +174,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 		return err
 	}
 	b.modelName = adapter.Name()
-	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
+	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
 }
 
@@ -173,6 +188,11 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.skills, err = skill.New(ctx, skill.Config{DB: b.db, Blobs: b.blobs, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	b.agents.UseSkills(b.skills)
 	address := b.cfg.secretsKey
 	if address == "" {
 		address = filepath.Join(b.cfg.data, "secrets-key")
@@ -191,8 +211,16 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return usageError("--allow-private-outbound: %w", err)
 	}
-	b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log})
-	if err != nil {
+	if b.vaults, err = vault.New(ctx, vault.Config{DB: b.db, Sealer: b.sealer, Client: allowed.Client(), Log: b.cfg.log}); err != nil {
+		return err
+	}
+	if b.tunnels, err = tunnel.New(ctx, tunnel.Config{DB: b.db, Sealer: b.sealer, Domain: b.cfg.tunnelDomain}); err != nil {
+		return err
+	}
+	if b.profiles, err = profile.New(ctx, b.db); err != nil {
+		return err
+	}
+	if b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Sessions: b.sessions}); err != nil {
 		return err
 	}
 	return b.assembleOutbox(ctx, allowed)
@@ -220,8 +248,9 @@ func (b *brain) assembleOutbox(ctx context.Context, allowed outbound.Allowed) (e
 // services is what the server serves.
 func (b *brain) services() server.Config {
 	return server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Vaults: b.vaults, Sealer: b.sealer,
-		Webhooks: b.webhooks, Deployments: b.deploys, Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
+		Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams, Webhooks: b.webhooks, Deployments: b.deploys,
+		Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
 	}
 }
 
@@ -257,6 +286,10 @@ func (b *brain) adapter() (model.Adapter, error) {
 	case key == "":
 		return nil, usageError("--model anthropic needs a key in HEARTH_MODEL_API_KEY")
 	}
+	var err error
+	if b.gateway, err = gateway.New(gateway.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}); err != nil {
+		return nil, usageError("--model-base-url: %w", err)
+	}
 	return anthropic.New(anthropic.Config{BaseURL: b.cfg.modelBaseURL, APIKey: key}), nil
 }
 
@@ -291,6 +324,7 @@ func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.webhooks.Run(ctx) })
 	group.Go(func() error { return b.deploys.Run(ctx) })
+	group.Go(func() error { return b.skills.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })
 	return group.Wait()

@@ -112,23 +112,30 @@ func newFileDownload() *cobra.Command {
 				return err
 			}
 			defer response.Body.Close()
-			if to == "-" {
-				_, err := io.Copy(cmd.OutOrStdout(), response.Body)
-				return err
-			}
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-			if err != nil {
-				return usageError("%w", err)
-			}
-			n, err := io.Copy(f, response.Body)
-			if err = errors.Join(err, f.Close()); err != nil {
-				return errors.Join(err, os.Remove(path))
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d bytes in %s\n", n, path)
-			return nil
+			return save(cmd, response.Body, to, path)
 		})
 	cmd.Flags().StringVar(&to, "to", "", "where to put it, - for standard output (default: its name, here; nothing is overwritten)")
 	return cmd
+}
+
+// save writes a body to a new file, or to standard output if to is "-". Without
+// to, the file has the name given.
+func save(cmd *cobra.Command, body io.Reader, to, name string) error {
+	if to == "-" {
+		_, err := io.Copy(cmd.OutOrStdout(), body)
+		return err
+	}
+	path := cmp.Or(to, name)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return usageError("%w", err)
+	}
+	n, err := io.Copy(f, body)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d bytes in %s\n", n, path)
+	return nil
 }
 
 func newFileDelete() *cobra.Command {

@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
-		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newImages(), newVaults(), newWebhooks(), newDeployments(),
+		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newSkills(), newImages(), newVaults(), newTunnels(), newWebhooks(), newDeployments(),
 		newVersion(),
 	)
 	strict(root)

@@ -82,8 +82,13 @@ func (r *runCommand) run(cmd *cobra.Command, args []string) error {
 	return watchOrInterrupt(ctx, c, id, after, watcher{out: cmd.OutOrStdout(), in: cmd.InOrStdin(), json: r.json})
 }
 
-func interrupt(ctx context.Context, c *client.Client, sessionID string) error {
-	body := map[string]any{"events": []any{map[string]any{"type": api.EventUserInterrupt}}}
+// interrupt stops a session, or one thread of it.
+func interrupt(ctx context.Context, c *client.Client, sessionID, threadID string) error {
+	event := map[string]any{"type": api.EventUserInterrupt}
+	if threadID != "" {
+		event["session_thread_id"] = threadID
+	}
+	body := map[string]any{"events": []any{event}}
 	return c.Do(ctx, http.MethodPost, "v1/sessions/"+url.PathEscape(sessionID)+"/events", body, nil)
 }
 

@@ -17,8 +17,9 @@ Postgres, any number of servers may share one database behind a load balancer.
 
 The API key is HEARTH_API_KEY, or one made at the first start and kept in
 DATA/api-key; it makes further keys and workspaces (hearth keys api, hearth
-workspaces). The model's key is HEARTH_MODEL_API_KEY. With --oidc-issuer, people
-sign on with tokens of an OpenID provider.
+workspaces). The model's key is HEARTH_MODEL_API_KEY; with it, /v1/messages and
+/v1/models are passed on to the model's provider. With --oidc-issuer, people sign
+on with tokens of an OpenID provider.
 
 A self_hosted environment waits for your workers (hearth worker). With --hands,
 this server also serves cloud environments, with workers of its own.

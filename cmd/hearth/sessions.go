@@ -29,6 +29,7 @@ func newSessions() *cobra.Command {
 		newGet("session", "v1/sessions/", "sesn_…", sessionColumns),
 		newSessionCreate(),
 		newSessionEvents(),
+		newThreads(),
 		newSessionConfirm(),
 		newSessionInterrupt(),
 		newSessionEnd("archive", "Terminate a session and keep it readable", http.MethodPost, "/archive"),
@@ -167,8 +168,13 @@ func newSessionConfirm() *cobra.Command {
 }
 
 func newSessionInterrupt() *cobra.Command {
-	return newSessionCommand("interrupt ID", "Stop what a session is doing", "  hearth sessions interrupt sesn_…",
-		func(ctx context.Context, c *client.Client, args []string) error { return interrupt(ctx, c, args[0]) })
+	var thread string
+	cmd := newSessionCommand("interrupt ID", "Stop what a session is doing", "  hearth sessions interrupt sesn_…\n  hearth sessions interrupt sesn_… --thread sthr_…",
+		func(ctx context.Context, c *client.Client, args []string) error {
+			return interrupt(ctx, c, args[0], thread)
+		})
+	cmd.Flags().StringVar(&thread, "thread", "", "stop only this thread")
+	return cmd
 }
 
 func newSessionEnd(verb, short, method, suffix string) *cobra.Command {

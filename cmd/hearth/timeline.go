@@ -18,15 +18,16 @@ type timeline struct {
 	colour  bool
 	start   time.Time
 	pending map[string]openSpan // calls and model requests that have begun, by event id
+	threads map[string]string   // who speaks in threads other than the primary one, by thread id
 }
 
 type openSpan struct {
-	name string
-	at   time.Time
+	name, speaker string
+	at            time.Time
 }
 
 func newTimeline(w io.Writer) *timeline {
-	return &timeline{w: w, colour: isTerminal(w) && os.Getenv("NO_COLOR") == "", pending: map[string]openSpan{}}
+	return &timeline{w: w, colour: isTerminal(w) && os.Getenv("NO_COLOR") == "", pending: map[string]openSpan{}, threads: map[string]string{}}
 }
 
 // isTerminal tells whether w is a character device, so probably a person.
@@ -66,14 +67,26 @@ func (t *timeline) print(e api.Event) {
 	case api.EventAgentMessage:
 		t.line(at, "agent", "", contentText(e.Content))
 	case api.EventAgentToolUse, api.EventAgentCustomToolUse:
-		t.pending[e.ID] = openSpan{name: e.Name, at: at}
-		t.line(at, "call", e.Name, callText(e))
+		t.pending[e.ID] = openSpan{name: e.Name, speaker: t.speaker(e), at: at}
+		t.line(at, "call", e.Name, t.speaker(e)+callText(e))
+	case api.EventThreadCreated:
+		t.threads[deref(e.SessionThreadID)] = e.AgentName
+		t.line(at, "thread", "", t.paint(styleYellow, e.AgentName)+" begins "+t.paint(styleDim, deref(e.SessionThreadID)))
+	case api.EventThreadMessageSent:
+		t.line(at, "to", "", t.paint(styleYellow, firstOf(e.ToAgentName, "coordinator"))+": "+contentText(e.Content))
+	case api.EventThreadMessageReceived:
+		t.line(at, "from", "", t.paint(styleYellow, firstOf(e.FromAgentName, "coordinator"))+": "+contentText(e.Content))
+	case api.EventThreadStatusIdle, api.EventThreadStatusRescheduled, api.EventThreadStatusTerminated:
+		if name, ok := t.threads[deref(e.SessionThreadID)]; ok {
+			how := strings.TrimPrefix(string(e.Type), "session.thread_status_")
+			t.line(at, "thread", "", t.paint(styleYellow, name)+" is "+strings.TrimSuffix(how+", "+stopText(e.StopReason), ", "))
+		}
 	case api.EventUserToolResult, api.EventAgentToolResult, api.EventUserCustomToolResult:
 		t.result(at, e)
 	case api.EventUserToolConfirmation:
-		t.line(at, "answer", t.pending[e.ToolUseID].name, e.Result)
+		t.line(at, "answer", t.pending[e.ToolUseID].name, t.pending[e.ToolUseID].speaker+e.Result)
 	case api.EventUserInterrupt:
-		t.line(at, "message", "", "interrupt")
+		t.line(at, "message", "", t.speaker(e)+"interrupt")
 	case api.EventModelRequestStart:
 		t.pending[e.ID] = openSpan{at: at}
 	case api.EventModelRequestEnd:
@@ -87,6 +100,14 @@ func (t *timeline) print(e api.Event) {
 	}
 }
 
+// speaker says which agent an event is of, unless it is the session's own.
+func (t *timeline) speaker(e api.Event) string {
+	if e.SessionThreadID == nil {
+		return ""
+	}
+	return t.paint(styleYellow, firstOf(t.threads[*e.SessionThreadID], *e.SessionThreadID)) + ": "
+}
+
 func (t *timeline) result(at time.Time, e api.Event) {
 	id := firstOf(e.ToolUseID, e.CustomToolUseID)
 	call := t.pending[id]
@@ -95,7 +116,7 @@ func (t *timeline) result(at time.Time, e api.Event) {
 	if e.IsError != nil && *e.IsError {
 		verdict = t.paint(styleRed, "error")
 	}
-	t.line(at, "result", call.name, verdict+" "+t.paint(styleDim, took(call.at, at))+"\n"+contentText(e.Content))
+	t.line(at, "result", call.name, call.speaker+verdict+" "+t.paint(styleDim, took(call.at, at))+"\n"+contentText(e.Content))
 }
 
 func (t *timeline) modelRequest(at time.Time, e api.Event) {

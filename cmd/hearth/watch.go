@@ -152,7 +152,7 @@ func watchOrInterrupt(ctx context.Context, c *client.Client, sessionID, after st
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
 		time.AfterFunc(interruptGrace, stop)
-		if err := interrupt(watching, c, sessionID); err != nil {
+		if err := interrupt(watching, c, sessionID, ""); err != nil {
 			fmt.Fprintln(os.Stderr, "hearth: could not interrupt the session:", describe(err))
 			stop()
 		}

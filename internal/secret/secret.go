@@ -19,6 +19,7 @@ import (
 const (
 	PrefixAPIKey         = "hak_"
 	PrefixEnvironmentKey = "hek_"
+	PrefixTunnelToken    = "htt_"
 )
 
 // New makes a key of 256 bits: prefix and 52 characters.

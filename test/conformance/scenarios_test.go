@@ -25,6 +25,8 @@ var scenarios = []struct {
 	{"always ask", alwaysAsk},
 	{"an interrupt", interrupt},
 	{"two turns", twoTurns},
+	{"two agents at once", twoAgents},
+	{"an agent that asks", agentThatAsks},
 }
 
 // chat is a session driven by the application.

@@ -6,7 +6,8 @@
 // with [Server.Respond], and points the code under test at [Server.URL] with
 // the key [Key]. It can hold a stream at an exact point with a [Gate], cut it,
 // stall it, break it, or answer with any error, so nothing has to be timed.
-// Every request is kept ([Server.Requests], [Server.Next]).
+// Every request for a message is kept ([Server.Requests], [Server.Next]). It also
+// lists its [Models], and counts tokens.
 //
 // Being strict is half of its use: a request with an unanswered tool call, an
 // empty text block, an altered thinking block or a misspelt field gets the 400
@@ -168,6 +169,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, *refused)
 		return
 	}
+	if r.Method == http.MethodGet {
+		s.serveModels(w, r)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -177,9 +182,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil: // the client left while sending; there is nobody to answer
 		return
 	}
-	request, err := parse(body)
+	counting := r.URL.Path == countPath
+	request, err := parse(body, counting)
 	if err != nil {
 		s.refuse(w, r, Fail(http.StatusBadRequest, err.Error()))
+		return
+	}
+	if counting {
+		prompt := prefixes(request)
+		writeJSON(w, map[string]any{"input_tokens": prompt[len(prompt)-1].tokens})
 		return
 	}
 	request.Header = r.Header.Clone()
@@ -198,12 +209,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // screen checks what comes before the body, in the order the real service does.
 func (s *Server) screen(r *http.Request) *Turn {
 	var refused Turn
+	method := methodOf(r.URL.Path)
 	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	key := r.Header.Get("x-api-key")
 	switch {
-	case r.URL.Path != "/v1/messages":
+	case method == "":
 		refused = Fail(http.StatusNotFound, "Not found")
-	case r.Method != http.MethodPost:
+	case r.Method != method:
 		refused = Fail(http.StatusMethodNotAllowed, "Method Not Allowed")
 	case key == "" && !bearer:
 		refused = Fail(http.StatusUnauthorized, "x-api-key header is required")
@@ -213,7 +225,7 @@ func (s *Server) screen(r *http.Request) *Turn {
 		refused = Fail(http.StatusUnauthorized, "Invalid bearer token")
 	case r.Header.Get("anthropic-version") == "":
 		refused = Fail(http.StatusBadRequest, "anthropic-version: header is required")
-	case !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json"):
+	case method == http.MethodPost && !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json"):
 		refused = Fail(http.StatusBadRequest, "Content-Type: must be application/json")
 	default:
 		return nil

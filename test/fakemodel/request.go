@@ -3,6 +3,7 @@ package fakemodel
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -132,13 +133,20 @@ func (r refusal) Error() string { return string(r) }
 func refuse(format string, args ...any) error { return refusal(fmt.Sprintf(format, args...)) }
 
 // parse reads a request body and refuses what the real service refuses. The
-// error's text is the message of the 400.
-func parse(body []byte) (*Request, error) {
+// error's text is the message of the 400. A request to count tokens has no
+// max_tokens.
+func parse(body []byte, counting bool) (*Request, error) {
 	r := &Request{Body: body}
 	if err := json.Unmarshal(body, &r.Fields); err != nil || r.Fields == nil {
 		return nil, refuse("The request body is not valid JSON")
 	}
-	if err := checkFields("", r.Fields, topFields); err != nil {
+	fields := topFields
+	if counting {
+		fields = maps.Clone(topFields)
+		delete(fields, "max_tokens")
+		delete(fields, "stream")
+	}
+	if err := checkFields("", r.Fields, fields); err != nil {
 		return nil, err
 	}
 	for _, step := range []func() error{
@@ -156,7 +164,7 @@ func (r *Request) parseScalars() error {
 	if json.Unmarshal(r.Fields["model"], &r.Model) != nil || r.Model == "" {
 		return refuse("model: Input should be a valid string of at least 1 character")
 	}
-	if json.Unmarshal(r.Fields["max_tokens"], &r.MaxTokens) != nil || r.MaxTokens < 1 {
+	if raw, ok := r.Fields["max_tokens"]; ok && (json.Unmarshal(raw, &r.MaxTokens) != nil || r.MaxTokens < 1) {
 		return refuse("max_tokens: Input should be an integer greater than or equal to 1")
 	}
 	if raw, ok := r.Fields["stream"]; ok && json.Unmarshal(raw, &r.Stream) != nil {

@@ -35,10 +35,10 @@ type pkg struct {
 var floors = map[string][][]string{
 	"brain": {
 		{"internal/brain/server", "internal/brain/console"},
-		{"internal/brain/loop", "internal/brain/model", "internal/brain/mcp"},
+		{"internal/brain/loop", "internal/brain/model", "internal/brain/mcp", "internal/brain/gateway"},
 		{"internal/brain/launch"},
 		{"internal/brain/resource"},
-		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/deployment"},
+		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/deployment", "internal/brain/tunnel", "internal/brain/profile", "internal/brain/dream"},
 		{"internal/brain/session"},
 		{"internal/brain/queue", "internal/brain/seal", "internal/brain/webhook"},
 		{"internal/brain/outbound", "internal/brain/outbox"},

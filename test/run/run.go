@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -119,11 +120,23 @@ type Brain struct {
 // Serve starts hearth serve with the arguments given.
 func Serve(t testing.TB, args ...string) *Brain { return ServeBehind(t, nil, args...) }
 
-// ServeBehind has the proxy's requests go through front.
+// ServeBehind has the proxy's requests go through front. Arguments of the form
+// NAME=value go to the server's environment.
 func ServeBehind(t testing.TB, front func(http.Handler) http.Handler, args ...string) *Brain {
 	t.Helper()
 	data := t.TempDir()
-	Begin(t, Hearth(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, args...)...))
+	isVariable := func(arg string) bool {
+		name, _, ok := strings.Cut(arg, "=")
+		return ok && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
+	}
+	flags := slices.DeleteFunc(slices.Clone(args), isVariable)
+	cmd := Hearth(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data, "--lease-ttl", "4s", "--ping-interval", "1s"}, flags...)...)
+	for _, arg := range args {
+		if isVariable(arg) {
+			cmd.Env = append(cmd.Env, arg)
+		}
+	}
+	Begin(t, cmd)
 	var info struct {
 		BaseURL string `json:"base_url"`
 		APIKey  string `json:"api_key"`

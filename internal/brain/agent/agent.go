@@ -1,6 +1,6 @@
 // Package agent keeps agents: versioned, immutable configurations of who
 // thinks, with which tools. It owns the tables agents and agent_versions and
-// may call db and outbox.
+// may call db, outbox and skill.
 package agent
 
 import (
@@ -16,13 +16,15 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/outbox"
+	"hearth/internal/brain/skill"
 	"hearth/internal/db"
 )
 
 // Store is every agent.
 type Store struct {
-	db  *db.DB
-	now func() time.Time
+	db     *db.DB
+	now    func() time.Time
+	skills *skill.Store // nil for no check of skills
 	outbox.Sender
 }
 
@@ -39,6 +41,20 @@ func New(ctx context.Context, d *db.DB) (*Store, error) {
 		return nil, err
 	}
 	return &Store{db: d, now: time.Now}, nil
+}
+
+// UseSkills has the skills of agents checked against those that are kept.
+func (s *Store) UseSkills(skills *skill.Store) { s.skills = skills }
+
+// checkSkills checks that the skills asked for are there.
+func (s *Store) checkSkills(ctx context.Context, workspaceID string, p Params) error {
+	if s.skills == nil || !p.Skills.Given() {
+		return nil
+	}
+	if err := checkSkills(p.Skills.Value); err != nil {
+		return err
+	}
+	return s.skills.Check(ctx, workspaceID, p.Skills.Value)
 }
 
 // Create makes an agent, at version 1.
@@ -58,12 +74,18 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.A
 	if err := p.apply(&a); err != nil {
 		return a, err
 	}
-	raw, err := json.Marshal(a)
-	if err != nil {
+	if err := s.checkSkills(ctx, workspaceID, p); err != nil {
 		return a, err
 	}
-	err = s.db.Write(ctx, func(tx db.Tx) error {
-		_, err := tx.Exec(ctx, "INSERT INTO agents (id, workspace_id, version, created_at, json) VALUES (?, ?, ?, ?, ?)", a.ID, workspaceID, a.Version, now.UnixMicro(), string(raw))
+	err := s.db.Write(ctx, func(tx db.Tx) error {
+		if err := p.applyRoster(ctx, tx, workspaceID, &a); err != nil {
+			return err
+		}
+		raw, err := json.Marshal(a)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "INSERT INTO agents (id, workspace_id, version, created_at, json) VALUES (?, ?, ?, ?, ?)", a.ID, workspaceID, a.Version, now.UnixMicro(), string(raw))
 		if err != nil {
 			return err
 		}
@@ -72,8 +94,12 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.A
 		}
 		return s.Announce(ctx, tx, workspaceID, api.Happened("agent.created", a.ID))
 	})
-	if err != nil {
+	var refused *api.Error
+	if err != nil && !errors.As(err, &refused) {
 		return a, fmt.Errorf("create an agent: %w", err)
+	}
+	if err != nil {
+		return a, err
 	}
 	return a, nil
 }
@@ -86,24 +112,29 @@ func insertVersion(ctx context.Context, tx db.Tx, a api.Agent, raw []byte) error
 // Get returns an agent at a version, or at its latest when version is 0.
 func (s *Store) Get(ctx context.Context, workspaceID, id string, version int64) (a api.Agent, err error) {
 	err = s.db.Read(ctx, func(tx db.Tx) error {
-		a, err = get(ctx, tx, workspaceID, id, "")
-		if err != nil || version == 0 || version == a.Version {
-			return err
-		}
-		archived := a.ArchivedAt
-		var raw string
-		err := tx.QueryRow(ctx, "SELECT json FROM agent_versions WHERE agent_id = ? AND version = ?", id, version).Scan(&raw)
-		if errors.Is(err, sql.ErrNoRows) {
-			return api.NotFound("agent version", fmt.Sprintf("%s version %d", id, version))
-		}
-		if err != nil {
-			return err
-		}
-		a = api.Agent{}
-		err = json.Unmarshal([]byte(raw), &a)
-		a.ArchivedAt = archived
+		a, err = getVersion(ctx, tx, workspaceID, id, version)
 		return err
 	})
+	return a, err
+}
+
+func getVersion(ctx context.Context, tx db.Tx, workspaceID, id string, version int64) (api.Agent, error) {
+	a, err := get(ctx, tx, workspaceID, id, "")
+	if err != nil || version == 0 || version == a.Version {
+		return a, err
+	}
+	archived := a.ArchivedAt
+	var raw string
+	err = tx.QueryRow(ctx, "SELECT json FROM agent_versions WHERE agent_id = ? AND version = ?", id, version).Scan(&raw)
+	if errors.Is(err, sql.ErrNoRows) {
+		return a, api.NotFound("agent version", fmt.Sprintf("%s version %d", id, version))
+	}
+	if err != nil {
+		return a, err
+	}
+	a = api.Agent{}
+	err = json.Unmarshal([]byte(raw), &a)
+	a.ArchivedAt = archived
 	return a, err
 }
 
@@ -182,6 +213,9 @@ func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (a
 	if p.Version.Given() && p.Version.Value < 1 {
 		return api.Agent{}, api.Invalid("version", "must be at least 1")
 	}
+	if err := s.checkSkills(ctx, workspaceID, p); err != nil {
+		return api.Agent{}, err
+	}
 	var a api.Agent
 	err := s.db.Write(ctx, func(tx db.Tx) (err error) {
 		if a, err = get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {
@@ -200,11 +234,17 @@ func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (a
 		if err := p.apply(&a); err != nil {
 			return err
 		}
+		if err := p.applyRoster(ctx, tx, workspaceID, &a); err != nil {
+			return err
+		}
 		after, err := json.Marshal(a)
 		if err != nil || bytes.Equal(before, after) {
 			return err
 		}
 		a.Version++
+		if err := pinSelf(&a); err != nil {
+			return err
+		}
 		a.UpdatedAt = s.now().UTC().Truncate(time.Microsecond)
 		if err := save(ctx, tx, a); err != nil {
 			return err

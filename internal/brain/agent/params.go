@@ -93,8 +93,8 @@ func (p Params) applyTools(a *api.Agent) error {
 }
 
 func (p Params) applyRest(a *api.Agent) error {
-	if p.Multiagent.Given() {
-		return api.Invalid("multiagent", "is not supported by this server yet")
+	if p.Multiagent.Set && p.Multiagent.Null {
+		a.Multiagent = json.RawMessage("null")
 	}
 	if p.ExecutionIdentity.Given() {
 		var identity struct{ Type string }
@@ -124,6 +124,9 @@ func ParseModel(raw json.RawMessage) (api.ModelConfig, error) {
 	}
 	if err := decode("model", raw, &m); err != nil {
 		return api.ModelConfig{}, err
+	}
+	if m.Speed.Given() && m.Speed.Value == "" {
+		return api.ModelConfig{}, api.Invalid("model.speed", "must be standard or fast")
 	}
 	model := api.ModelConfig{ID: m.ID, InferenceGeo: m.InferenceGeo.Value, Speed: m.Speed.Value}
 	if m.Effort.Given() {
@@ -220,6 +223,9 @@ func (p toolParams) toolset(field, defaultPolicy string) (api.Tool, error) {
 		if p.Type == api.ToolTypeAgentToolset && !slices.Contains(builtIn, c.Name) {
 			return tool, api.Invalid(at+".name", "%.80q is not one of %s", c.Name, strings.Join(builtIn, ", "))
 		}
+		if c.Type != "" && c.Type != c.Name {
+			return tool, api.Invalid(at+".type", "must be %q, as the name is, or absent", c.Name)
+		}
 		if slices.ContainsFunc(tool.Configs, func(o api.ToolConfig) bool { return o.Name == c.Name }) {
 			return tool, api.Invalid(at+".name", "%q is configured twice", c.Name)
 		}
@@ -291,30 +297,43 @@ func (p toolParams) custom(field string) (api.Tool, error) {
 	if p.Description == "" {
 		return api.Tool{}, api.Invalid(field+".description", "is required")
 	}
-	var schema struct{ Type string }
-	if json.Unmarshal(p.InputSchema, &schema) != nil || schema.Type != "object" {
-		return api.Tool{}, api.Invalid(field+".input_schema", `must be a JSON schema of type "object"`)
+	var schema struct {
+		Type       string                     `json:"type"`
+		Properties map[string]json.RawMessage `json:"properties"`
+		Required   []string                   `json:"required"`
+	}
+	if err := json.Unmarshal(p.InputSchema, &schema); err != nil || schema.Type != "object" {
+		return api.Tool{}, api.Invalid(field+".input_schema", `must be a JSON schema of type "object", with properties that are an object and required that is a list of names`)
 	}
 	return api.Tool{Type: api.ToolTypeCustom, Name: p.Name, Description: p.Description, InputSchema: p.InputSchema}, nil
 }
 
 // Check checks what tools, servers and skills must hold together.
 func Check(tools []api.Tool, servers []api.MCPServer, skills []api.Skill) error {
-	if len(skills) > maxSkills {
-		return api.Invalid("skills", "holds %d skills, at most %d are allowed", len(skills), maxSkills)
+	if err := checkSkills(skills); err != nil {
+		return err
 	}
 	for i, s := range skills {
-		if s.SkillID == "" || s.Type != "anthropic" && s.Type != "custom" {
-			return api.Invalid(fmt.Sprintf("skills[%d]", i), "needs a skill_id and the type anthropic or custom")
-		}
 		if s.Version == "" {
-			skills[i].Version = "latest"
+			skills[i].Version = api.LatestVersion
 		}
 	}
 	if err := checkServers(servers); err != nil {
 		return err
 	}
 	return checkTools(tools, servers)
+}
+
+func checkSkills(skills []api.Skill) error {
+	if len(skills) > maxSkills {
+		return api.Invalid("skills", "holds %d skills, at most %d are allowed", len(skills), maxSkills)
+	}
+	for i, s := range skills {
+		if s.SkillID == "" || s.Type != api.SkillSourceAnthropic && s.Type != api.SkillSourceCustom {
+			return api.Invalid(fmt.Sprintf("skills[%d]", i), "needs a skill_id and the type anthropic or custom")
+		}
+	}
+	return nil
 }
 
 func checkServers(servers []api.MCPServer) error {

@@ -50,10 +50,9 @@ func (s *Store) Resolve(ctx context.Context, workspaceID string, raw json.RawMes
 			return api.SessionAgent{}, err
 		}
 	}
-	return api.SessionAgent{
-		ID: a.ID, Type: "agent", Version: a.Version, Name: a.Name, Description: a.Description, Model: a.Model, System: a.System,
-		Tools: a.Tools, MCPServers: a.MCPServers, Skills: a.Skills, Multiagent: a.Multiagent, ExecutionIdentity: a.ExecutionIdentity,
-	}, nil
+	out := sessionAgent(a)
+	out.Multiagent, err = s.cast(ctx, workspaceID, out)
+	return out, err
 }
 
 func (r reference) override(a *api.Agent) error {
@@ -63,6 +62,9 @@ func (r reference) override(a *api.Agent) error {
 		if wire, ok := err.(*api.Error); ok {
 			wire.Message = "agent." + wire.Message
 		}
+		return err
+	}
+	if err := checkReserved(a); err != nil {
 		return err
 	}
 	a.Model.Effort = effort // an override of the model keeps the agent's effort

@@ -347,7 +347,7 @@ const (
 
 // missing are the errors for what is no longer there, by its kind.
 var missing = map[string]string{
-	"environment": "environment_not_found_error", "vault": "vault_not_found_error", "file": "file_not_found_error", "skill": "skill_not_found_error",
+	"environment": "environment_not_found_error", "vault": "vault_not_found_error", "file": "file_not_found_error", "skill": "skill_not_found_error", "skill version": "skill_not_found_error",
 }
 
 // archived are the errors for what is archived, by the code of the API's error.

@@ -76,6 +76,8 @@ type packageParams struct {
 }
 
 const (
+	maxListed      = 1000 // hosts, or packages of one kind
+	maxListedText  = 1024
 	maxName        = 256
 	maxDescription = 2048
 )
@@ -138,13 +140,24 @@ func (p ConfigParams) config() (api.EnvironmentConfig, error) {
 				*flag = &no
 			}
 		}
+		if err := checkList("config.networking.allowed_hosts", n.AllowedHosts); err != nil {
+			return api.EnvironmentConfig{}, err
+		}
 		n.AllowedHosts = append([]string{}, n.AllowedHosts...)
 	default:
 		return api.EnvironmentConfig{}, api.Invalid("config.networking.type", "must be unrestricted or limited")
 	}
 	packages := p.Packages.Value
+	if packages.Type != "" && packages.Type != "packages" {
+		return api.EnvironmentConfig{}, api.Invalid("config.packages.type", "must be packages")
+	}
 	packages.Type = "packages"
-	for _, list := range []*[]string{&packages.Apt, &packages.Cargo, &packages.Gem, &packages.Go, &packages.NPM, &packages.Pip} {
+	for name, list := range map[string]*[]string{
+		"apt": &packages.Apt, "cargo": &packages.Cargo, "gem": &packages.Gem, "go": &packages.Go, "npm": &packages.NPM, "pip": &packages.Pip,
+	} {
+		if err := checkList("config.packages."+name, *list); err != nil {
+			return api.EnvironmentConfig{}, err
+		}
 		*list = append([]string{}, *list...)
 	}
 	networking, err := json.Marshal(n)
@@ -153,6 +166,19 @@ func (p ConfigParams) config() (api.EnvironmentConfig, error) {
 	}
 	listed, err := json.Marshal(packages)
 	return api.EnvironmentConfig{Type: p.Type, Networking: networking, Packages: listed}, err
+}
+
+// checkList checks a list of names in the field given.
+func checkList(field string, names []string) error {
+	if n := len(names); n > maxListed {
+		return api.Invalid(field, "holds %d entries, at most %d are allowed", n, maxListed)
+	}
+	for i, name := range names {
+		if n := utf8.RuneCountInString(name); n == 0 || n > maxListedText {
+			return api.Invalid(fmt.Sprintf("%s[%d]", field, i), "has %d characters, want 1 to %d", n, maxListedText)
+		}
+	}
+	return nil
 }
 
 // Create makes an environment. Without a config it is a cloud one, as it is at

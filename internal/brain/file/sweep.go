@@ -2,14 +2,11 @@ package file
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
-	"gocloud.dev/blob"
-
+	blobstore "hearth/internal/blob"
 	"hearth/internal/db"
 )
 
@@ -18,8 +15,6 @@ const (
 	sweepEvery = time.Hour
 	// upload is the longest an upload may take.
 	upload = 24 * time.Hour
-	// sweepBatch is how many bodies are looked up at once.
-	sweepBatch = 500
 )
 
 // Run removes files that have expired, and bodies without a file, until ctx ends.
@@ -45,26 +40,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.removeOrphans(ctx); err != nil {
 		return err
 	}
-	var batch []string
-	list := s.bodies.List(&blob.ListOptions{Prefix: prefix})
-	for {
-		object, err := list.Next(ctx)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("list bodies of files: %w", err)
-		}
-		if err == nil && s.now().Sub(object.ModTime) > upload {
-			batch = append(batch, strings.TrimPrefix(object.Key, prefix))
-		}
-		if len(batch) == sweepBatch || err != nil && len(batch) > 0 {
-			if err := s.discardUnknown(ctx, batch); err != nil {
-				return err
-			}
-			batch = batch[:0]
-		}
-		if err != nil {
-			return nil
-		}
-	}
+	return blobstore.Sweep(ctx, s.bodies, prefix, s.now().Add(-upload), s.known)
 }
 
 // removeOrphans removes the files of sessions that are gone.
@@ -89,25 +65,15 @@ func (s *Store) removeOrphans(ctx context.Context) error {
 	return nil
 }
 
-// discardUnknown removes those of the bodies that are no file's.
-func (s *Store) discardUnknown(ctx context.Context, ids []string) error {
-	unknown := map[string]bool{}
+// known are those of the ids that are files'.
+func (s *Store) known(ctx context.Context, ids []string) (known []string, err error) {
 	args := make([]any, len(ids))
 	for i, id := range ids {
-		unknown[id], args[i] = true, id
+		args[i] = id
 	}
-	err := s.db.Read(ctx, func(tx db.Tx) error {
-		known, err := db.Strings(tx.Query(ctx, "SELECT id FROM files WHERE id IN (?"+strings.Repeat(", ?", len(ids)-1)+")", args...))
-		for _, id := range known {
-			delete(unknown, id)
-		}
+	err = s.db.Read(ctx, func(tx db.Tx) error {
+		known, err = db.Strings(tx.Query(ctx, "SELECT id FROM files WHERE id IN (?"+strings.Repeat(", ?", len(ids)-1)+")", args...))
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("look up bodies of files: %w", err)
-	}
-	for id := range unknown {
-		s.discard(ctx, id)
-	}
-	return nil
+	return known, err
 }

@@ -2,7 +2,7 @@
 // for against the agents, environments, vaults and files there are, and has the session
 // made. What starts sessions without a request, a schedule, comes the same way.
 // It owns no data; it may call agent, environment, resource,
-// session and vault.
+// session, skill and vault.
 package launch
 
 import (
@@ -14,6 +14,7 @@ import (
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/resource"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
 	"hearth/internal/brain/vault"
 )
 
@@ -23,6 +24,7 @@ type Launcher struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Resources    resource.Maker
+	Skills       *skill.Store
 	// CheckOpen refuses a workspace that has been archived; nil refuses none.
 	CheckOpen func(ctx context.Context, workspaceID string) error
 	Vaults    *vault.Store
@@ -76,6 +78,9 @@ func (l Launcher) prepare(ctx context.Context, workspaceID string, p Params) (se
 	}
 	who, err := l.Agents.Resolve(ctx, workspaceID, p.Agent)
 	if err != nil {
+		return session.CreateParams{}, err
+	}
+	if who.Skills, err = l.Skills.Pin(ctx, workspaceID, "agent.skills", who.Skills); err != nil {
 		return session.CreateParams{}, err
 	}
 	if err := l.Vaults.Check(ctx, workspaceID, p.VaultIDs); err != nil {

@@ -44,6 +44,9 @@ func (b *builder) add(e session.LogEvent) {
 	case api.EventUserMessage:
 		b.answer()
 		b.append(model.RoleUser, orBlank(speech(e.Event.Content))...)
+	case api.EventThreadMessageReceived:
+		b.answer()
+		b.append(model.RoleUser, fromThread(e.Event)...)
 	case api.EventSystemMessage:
 		b.answer()
 		for _, block := range blocks(e.Event.Content) {
@@ -134,6 +137,19 @@ func speech(content []api.Block) []model.Block {
 	return slices.DeleteFunc(blocks(content), func(b model.Block) bool {
 		return b.Type == model.BlockText && strings.TrimSpace(b.Text) == ""
 	})
+}
+
+// fromThread is what another thread said. The one that asked is this thread's
+// user; what is said to the coordinator names who says it.
+func fromThread(e api.Event) []model.Block {
+	content := orBlank(speech(e.Content))
+	if e.FromAgentName == "" {
+		return content
+	}
+	for i := range content {
+		content[i].Text = model.ReportStart + e.FromAgentName + " (" + e.FromSessionThreadID + ")>\n" + content[i].Text + model.ReportEnd
+	}
+	return content
 }
 
 // orBlank stands in for a message of nothing but blanks.

@@ -1,5 +1,5 @@
-// Package loop is the agent loop: it claims sessions that are due, asks the
-// model what comes next, and logs what it says. It holds nothing between steps,
+// Package loop is the agent loop: it claims threads of sessions that are due,
+// asks the model what comes next, and logs what it says. It holds nothing between steps,
 // so that any server can take the next one. It owns no data and may call
 // session and model.
 package loop
@@ -24,8 +24,11 @@ import (
 type Config struct {
 	Sessions *session.Store
 	Adapter  model.Adapter
-	Log      *slog.Logger // default slog.Default()
-	// Concurrency is how many sessions may think at once. Default 64.
+	// Skills tells of the skills that a session has; nil for a model that is
+	// not told of any.
+	Skills func(ctx context.Context, skills []api.Skill) ([]api.SkillVersion, error)
+	Log    *slog.Logger // default slog.Default()
+	// Concurrency is how many threads may think at once. Default 64.
 	Concurrency int
 	// MaxAttempts is how often a model request is tried before the turn is
 	// given up. Default 6.
@@ -104,7 +107,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// claim leases a session, or says how long to wait for one; negative for
+// claim leases a thread, or says how long to wait for one; negative for
 // until woken.
 func (l *Loop) claim(ctx context.Context) (run *session.Run, wait time.Duration, err error) {
 	next, err := l.Sessions.NextDue(ctx)
@@ -118,14 +121,17 @@ func (l *Loop) claim(ctx context.Context) (run *session.Run, wait time.Duration,
 	return run, 0, err
 }
 
-// step does for a session what is next to be done.
+// step does for a thread what is next to be done.
 func (l *Loop) step(ctx context.Context, run *session.Run) {
 	log := l.Log.With("session", run.SessionID)
+	if run.ThreadID != "" {
+		log = log.With("thread", run.ThreadID)
+	}
 	err := l.guard(ctx, run)
 	switch {
 	case err == nil:
 	case errors.Is(err, session.ErrStale):
-		log.Info("another run of the session has begun; this one ends")
+		log.Info("another run of the thread has begun; this one ends")
 	case ctx.Err() != nil:
 		// Shutting down: the next to claim the session begins at once.
 		if err := run.Release(context.WithoutCancel(ctx), time.Now()); err != nil && !errors.Is(err, session.ErrStale) {
@@ -162,7 +168,7 @@ func (l *Loop) poisoned(ctx context.Context, run *session.Run, cause error) {
 
 var errInterrupted = errors.New("interrupted by the user")
 
-// think makes one model request for a session, if one is to be made.
+// think makes one model request for a thread, if one is to be made.
 func (l *Loop) think(ctx context.Context, run *session.Run) error {
 	// Watching comes first: an interrupt after the snapshot is then noticed.
 	happened, cancelWatch := run.Watch()
@@ -172,15 +178,18 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 		return err
 	}
 	switch {
-	case snap.Session.Status == api.SessionTerminated, len(snap.Open) > 0 && !snap.Interrupted():
+	case snap.Thread.Status == api.SessionTerminated, len(snap.Open) > 0 && !snap.Halted:
 		return run.Release(ctx, time.Time{})
-	case snap.Interrupted():
+	case snap.Halted:
 		return run.ApplyInterrupt(ctx, nil, api.ModelUsage{})
-	case snap.Session.Status == api.SessionIdle && len(snap.Inbox) == 0:
+	case snap.Thread.Status == api.SessionIdle && len(snap.Inbox)+snap.Undelivered == 0:
 		return run.Release(ctx, time.Time{})
 	}
-	tools := toolsOf(snap.Session.Agent)
-	system, err := systemPrompt(snap.Session)
+	tools, err := toolsOf(snap.Agent)
+	if err != nil {
+		return err
+	}
+	system, err := l.systemPrompt(ctx, snap)
 	if err != nil {
 		return err
 	}
@@ -189,10 +198,10 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 		return err
 	}
 	request := model.Request{
-		Model: snap.Session.Agent.Model, System: system,
+		Model: snap.Agent.Model, System: system,
 		Messages: conversation(append(snap.Log, taken...)), Tools: tools.offered,
 	}
-	preview := newPreviews(ctx, l.Sessions, run.SessionID)
+	preview := newPreviews(ctx, l.Sessions, run.LogID())
 	reply, err := l.ask(ctx, run, happened, request, preview)
 	switch {
 	case errors.Is(err, errInterrupted):

@@ -15,20 +15,20 @@ import (
 // previews tells subscribers of a reply while it is being written. It is for
 // one goroutine.
 type previews struct {
-	ctx       context.Context
-	sessions  *session.Store
-	sessionID string
-	ids       map[int]string // of the events to come, by block
-	pending   string         // text of block not yet sent
-	block     int
-	sent      time.Time
+	ctx      context.Context
+	sessions *session.Store
+	logID    string
+	ids      map[int]string // of the events to come, by block
+	pending  string         // text of block not yet sent
+	block    int
+	sent     time.Time
 }
 
 // previewEvery is how often the growth of a text is sent.
 const previewEvery = 40 * time.Millisecond
 
-func newPreviews(ctx context.Context, sessions *session.Store, sessionID string) *previews {
-	return &previews{ctx: ctx, sessions: sessions, sessionID: sessionID, ids: map[int]string{}}
+func newPreviews(ctx context.Context, sessions *session.Store, logID string) *previews {
+	return &previews{ctx: ctx, sessions: sessions, logID: logID, ids: map[int]string{}}
 }
 
 // previewed says as which event a type of block is logged, if it is previewed.
@@ -56,7 +56,7 @@ func (p *previews) on(d model.Delta) {
 			return // it may stay so, and is then not logged
 		}
 		p.ids[d.Index] = api.NewID(api.PrefixEvent)
-		p.sessions.Preview(p.ctx, p.sessionID, api.StartPreview{Type: api.EventStart, Event: api.PreviewEvent{ID: p.ids[d.Index], Type: kind}})
+		p.sessions.Preview(p.ctx, p.logID, api.StartPreview{Type: api.EventStart, Event: api.PreviewEvent{ID: p.ids[d.Index], Type: kind}})
 	}
 	// Thinking is announced, not shown: nothing is ever pending of it.
 	if time.Since(p.sent) >= previewEvery {
@@ -69,7 +69,7 @@ func (p *previews) flush() {
 		p.pending = ""
 		return
 	}
-	p.sessions.Preview(p.ctx, p.sessionID, api.DeltaPreview{
+	p.sessions.Preview(p.ctx, p.logID, api.DeltaPreview{
 		Type: api.EventDelta, EventID: p.ids[p.block],
 		Delta: api.ContentDelta{Type: "content_delta", Content: api.TextBlock(p.pending)},
 	})
@@ -153,6 +153,10 @@ func (t toolset) call(b model.Block) []session.Draft {
 		}}
 	}
 	event := &api.ToolUseEvent{EventHead: api.EventHead{ID: api.NewID(api.PrefixEvent), Type: api.EventAgentToolUse}, Name: b.Name, Input: input}
+	if act := t.cast[b.Name]; act != nil && whole {
+		event.EvaluatedPermission, event.Evaluation = api.PermissionAllow, &api.Evaluation{Type: api.PolicyAlwaysAllow}
+		return []session.Draft{{Event: event, Act: func(c session.Cast) (string, bool, error) { return act(c, input) }}}
+	}
 	policy, known := t.policies[b.Name]
 	reason := "There is no tool called " + b.Name + "."
 	if !whole {

@@ -1,12 +1,15 @@
 package loop
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hearth/api"
 	"hearth/internal/brain/model"
+	"hearth/internal/brain/session"
 )
 
 // toolset is what a session's model may call.
@@ -14,11 +17,12 @@ type toolset struct {
 	offered  []model.Tool
 	policies map[string]string // permission policy of each hands tool offered
 	custom   map[string]bool
+	cast     map[string]castTool // the tools of a coordinator, which the brain answers
 }
 
 // toolsOf reads an agent's tools. The web tools and MCP toolsets are not
 // offered by this server yet.
-func toolsOf(a api.SessionAgent) toolset {
+func toolsOf(a api.SessionAgent) (toolset, error) {
 	t := toolset{policies: map[string]string{}, custom: map[string]bool{}}
 	for _, tool := range a.Tools {
 		switch tool.Type {
@@ -29,7 +33,7 @@ func toolsOf(a api.SessionAgent) toolset {
 			t.addBuiltIn(tool)
 		}
 	}
-	return t
+	return t, t.addCast(a)
 }
 
 func (t *toolset) addBuiltIn(set api.Tool) {
@@ -92,19 +96,53 @@ func schema(properties string, required ...string) json.RawMessage {
 // preamble tells the model where it acts.
 const preamble = "You act through tools in a sandbox of your own on a computer of the people you work for. Your working directory is /workspace; skills, if you have any, are in /workspace/skills. Files that you leave in /mnt/session/outputs are handed to them when you finish."
 
-func systemPrompt(s api.Session) (string, error) {
+// systemPrompt tells the model who it is, and where it acts. An advisor acts
+// nowhere.
+func (l *Loop) systemPrompt(ctx context.Context, snap *session.Snapshot) (string, error) {
+	if snap.Agent.Type == api.RosterAdvisor {
+		return advice, nil
+	}
 	text := preamble
-	mounted, err := mountedList(s.Resources)
+	mounted, err := mountedList(snap.Session.Resources)
 	if err != nil {
 		return "", err
 	}
 	if mounted != "" {
 		text += " You have been given:" + mounted
 	}
-	if own := s.Agent.System; own != nil && *own != "" {
+	if !snap.Primary {
+		text += " " + calledOn
+	}
+	skills, err := l.skillList(ctx, snap)
+	if err != nil {
+		return "", err
+	}
+	text += skills
+	if own := snap.Agent.System; own != nil && *own != "" {
 		text += "\n\n" + *own
 	}
 	return text, nil
+}
+
+// skillList tells of the skills that the agent of a thread has, a line each. They
+// are there as far as the session's agent has them too: workers bring no others.
+func (l *Loop) skillList(ctx context.Context, snap *session.Snapshot) (string, error) {
+	refs := slices.DeleteFunc(slices.Clone(snap.Session.Agent.Skills), func(there api.Skill) bool {
+		return !slices.ContainsFunc(snap.Agent.Skills, func(own api.Skill) bool { return own.SkillID == there.SkillID })
+	})
+	if l.Skills == nil || len(refs) == 0 {
+		return "", nil
+	}
+	skills, err := l.Skills(ctx, refs)
+	if err != nil || len(skills) == 0 {
+		return "", err
+	}
+	var list strings.Builder
+	list.WriteString("\n\nYou have skills, directories with instructions and files for some kinds of work. Before you do what one of them is for, read its SKILL.md:")
+	for _, s := range skills {
+		fmt.Fprintf(&list, "\n- /workspace/skills/%s/SKILL.md: %s", s.Name, strings.Join(strings.Fields(s.Description), " "))
+	}
+	return list.String(), nil
 }
 
 // mountedList names what is mounted for a session, a line each.

@@ -60,6 +60,13 @@ const (
 	SystemEnd   = "\n</system>"
 )
 
+// ReportStart and ReportEnd enclose what an agent says to its coordinator, in a
+// user's message. The name and the thread of the agent follow the start.
+const (
+	ReportStart = "<message from "
+	ReportEnd   = "\n</message>"
+)
+
 // Block is one content block, told apart by Type; fields of the other types are absent.
 type Block struct {
 	Type string `json:"type"`

@@ -9,7 +9,9 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"hearth/api"
@@ -58,7 +60,8 @@ func orBody(field string) string {
 }
 
 // checkBody refuses what parses and yet means different things to different
-// readers: bytes that are not UTF-8, keys given twice, NUL characters.
+// readers: bytes that are not UTF-8, keys given twice, NUL characters, halves of
+// surrogate pairs, numbers beyond all bounds.
 func checkBody(raw []byte) error {
 	if !utf8.Valid(raw) {
 		return api.BadRequest("the body is not valid UTF-8")
@@ -81,17 +84,65 @@ func checkBody(raw []byte) error {
 	case err != nil:
 		return api.BadRequest("the body is not valid JSON: it ends too early")
 	}
+	if path, found := findEscaped(raw); found {
+		return api.Invalid(orBody(path), "must not contain a NUL character")
+	}
+	if loose, halves := withoutSurrogates(raw); halves {
+		if path, found := findEscaped(loose); found {
+			return api.Invalid(orBody(path), "must not contain half of a surrogate pair, which is no character")
+		}
+	}
+	return nil
+}
+
+// findEscaped finds a NUL character in a body that parses, where it can only be
+// an escape.
+func findEscaped(raw []byte) (at string, found bool) {
 	if !bytes.Contains(raw, []byte(`\u0000`)) {
-		return nil
+		return "", false
 	}
 	var body any
 	if err := json.Unmarshal(raw, &body); err != nil {
-		return api.BadRequest("the body is not valid: %v", err)
+		return "", false // its reader will say so
 	}
-	if path, found := findNUL("", body); found {
-		return api.Invalid(orBody(path), "must not contain a NUL character")
+	return findNUL("", body)
+}
+
+// withoutSurrogates puts NUL characters in the place of escapes for halves of
+// surrogate pairs, and tells whether there were any.
+func withoutSurrogates(raw []byte) (out []byte, found bool) {
+	for i := 0; i+6 <= len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		first, isFirst := escapeAt(raw, i)
+		if !isFirst {
+			i++ // what is escaped
+			continue
+		}
+		second, isSecond := escapeAt(raw, i+6)
+		switch {
+		case !utf16.IsSurrogate(first):
+		case isSecond && utf16.DecodeRune(first, second) != utf8.RuneError:
+			i += 6
+		default:
+			if !found {
+				out, found = bytes.Clone(raw), true
+			}
+			copy(out[i:], `\u0000`)
+		}
+		i += 5
 	}
-	return nil
+	return out, found
+}
+
+// escapeAt reads an escape such as \u00e9.
+func escapeAt(raw []byte, i int) (r rune, ok bool) {
+	if i+6 > len(raw) || raw[i] != '\\' || raw[i+1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(raw[i+2:i+6]), 16, 16)
+	return rune(n), err == nil
 }
 
 // bodyReader walks a body token by token.
@@ -104,6 +155,11 @@ func (b *bodyReader) value() error {
 	token, err := b.dec.Token()
 	if err != nil {
 		return err
+	}
+	if n, isNumber := token.(json.Number); isNumber {
+		if _, err := n.Float64(); err != nil {
+			return api.Invalid(b.at(), "%.40s is beyond what a number can be", n)
+		}
 	}
 	delim, composite := token.(json.Delim)
 	if !composite {
@@ -124,6 +180,11 @@ func (b *bodyReader) value() error {
 	return err
 }
 
+// at is where the value being read is.
+func (b *bodyReader) at() string {
+	return orBody(strings.ReplaceAll(strings.Join(b.path, "."), ".[]", "[]"))
+}
+
 func (b *bodyReader) fields() error {
 	seen := map[string]bool{}
 	for b.dec.More() {
@@ -134,7 +195,7 @@ func (b *bodyReader) fields() error {
 		key, _ := token.(string) // a decoder lets nothing else stand here
 		b.path = append(b.path, key)
 		if seen[key] {
-			return api.Invalid(strings.ReplaceAll(strings.Join(b.path, "."), ".[]", "[]"), "is given twice")
+			return api.Invalid(b.at(), "is given twice")
 		}
 		seen[key] = true
 		if err := b.value(); err != nil {

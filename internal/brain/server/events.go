@@ -44,7 +44,12 @@ func (s *server) listEvents(r *request) (any, error) {
 	if q.err != nil {
 		return nil, q.err
 	}
-	events, more, err := s.Sessions.Events(r.Context(), r.PathValue("session_id"), f)
+	return s.pageOfEvents(r, r.PathValue("session_id"), list, f)
+}
+
+// pageOfEvents answers with a page of a log.
+func (s *server) pageOfEvents(r *request, logID, list string, f session.EventFilter) (any, error) {
+	events, more, err := s.Sessions.Events(r.Context(), logID, f)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +68,11 @@ func (s *server) listEvents(r *request) (any, error) {
 const writeTimeout = 10 * time.Minute
 
 func (s *server) streamEvents(r *request) (any, error) {
+	return s.streamLog(r, r.PathValue("session_id"))
+}
+
+// streamLog streams a log live.
+func (s *server) streamLog(r *request, logID string) (any, error) {
 	q := r.params()
 	wanted := q.list("event_deltas")
 	for _, t := range wanted {
@@ -76,7 +86,7 @@ func (s *server) streamEvents(r *request) (any, error) {
 	if err := checkText("Last-Event-ID", r.Header.Get("Last-Event-ID")); err != nil {
 		return nil, err
 	}
-	sub, err := s.Sessions.Subscribe(r.Context(), r.PathValue("session_id"), r.Header.Get("Last-Event-ID"))
+	sub, err := s.Sessions.Subscribe(r.Context(), logID, r.Header.Get("Last-Event-ID"))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -95,14 +96,48 @@ func seconds(part io.Reader) (time.Duration, error) {
 }
 
 // multipartForm is a multipart body, read part by part.
-type multipartForm struct{ *multipart.Reader }
+type multipartForm struct {
+	*multipart.Reader
+	body *endWatch
+}
 
 func (r *request) form() (multipartForm, error) {
-	reader, err := r.MultipartReader()
-	if err != nil {
-		return multipartForm{}, api.BadRequest("the body must be multipart/form-data: %v", err)
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch boundary := params["boundary"]; {
+	case err != nil || kind != "multipart/form-data":
+		return multipartForm{}, api.BadRequest("the body must be multipart/form-data")
+	case boundary == "" || len(boundary) > maxBoundary:
+		return multipartForm{}, api.BadRequest("the content type must name a boundary of 1 to %d characters", maxBoundary)
+	default:
+		body := &endWatch{Reader: r.Body, end: []byte("--" + boundary + "--")}
+		return multipartForm{multipart.NewReader(body, boundary), body}, nil
 	}
-	return multipartForm{reader}, nil
+}
+
+// maxBoundary bounds what is between the parts of a form, in bytes.
+const maxBoundary = 70
+
+// endWatch looks for what ends a form as it is read. The parts' reader does not
+// tell a form that ends from one that is cut off in the headers of a part.
+type endWatch struct {
+	io.Reader
+	end  []byte
+	tail []byte // what was read last, one byte shorter than end
+	seen bool
+}
+
+func (w *endWatch) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if !w.seen {
+		keep := len(w.end) - 1
+		last := append(w.tail, p[:min(n, keep)]...) // the end may have begun in what was read before
+		w.seen = bytes.Contains(last, w.end) || bytes.Contains(p[:n], w.end)
+		if n > keep {
+			last = p[:n]
+		}
+		w.tail = append(w.tail[:0], last[max(0, len(last)-keep):]...)
+	}
+	return n, err
 }
 
 // maxParts is how many parts a form may have.
@@ -112,8 +147,10 @@ func (f multipartForm) each(visit func(*multipart.Part) error) error {
 	for n := 0; ; n++ {
 		part, err := f.NextRawPart()
 		switch {
-		case err == io.EOF: // and not wrapped, which says that the form was cut short
+		case err == io.EOF && f.body.seen:
 			return nil
+		case err == io.EOF:
+			return badForm(io.ErrUnexpectedEOF, nil)
 		case err != nil:
 			return badForm(err, api.BadRequest("the form cannot be read: %v", err))
 		case n == maxParts:

@@ -64,7 +64,7 @@ func formOf(parts ...part) (body []byte, contentType string) {
 		h := textproto.MIMEHeader{}
 		disposition := fmt.Sprintf("form-data; name=%q", p.field)
 		if p.filename != "" {
-			disposition += fmt.Sprintf("; filename=%q", p.filename)
+			disposition += `; filename="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(p.filename) + `"`
 			h.Set("Content-Type", "text/plain")
 		}
 		h.Set("Content-Disposition", disposition)

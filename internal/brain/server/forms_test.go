@@ -17,8 +17,8 @@ type form struct {
 	fields map[string]string
 }
 
-// forms is every request with a body.
-var forms = slices.Concat(coreForms, workspaceForms, vaultForms, webhookForms, deploymentForms)
+// forms is every request with a body. A resource's are beside its tests.
+var forms = slices.Concat(coreForms, threadForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms, webhookForms, deploymentForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

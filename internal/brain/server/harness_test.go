@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"gocloud.dev/blob"
 	"gocloud.dev/blob/memblob"
 	"gocloud.dev/secrets/localsecrets"
 
@@ -24,17 +25,23 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/auth/oidctest"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
 	"hearth/internal/brain/loop"
 	"hearth/internal/brain/model/rehearsal"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/db"
 	"hearth/internal/db/dbtest"
 	"hearth/internal/secret"
+	"hearth/test/fakemodel"
 )
 
 // brain is a whole brain behind a real listener. Every answer it gives is held
@@ -46,6 +53,8 @@ type brain struct {
 	http     *http.Client
 	sessions *session.Store
 	*scheduled
+	blobs  *blob.Bucket
+	model  *fakemodel.Server // behind the gateway; sessions rehearse
 	log    *safeBuffer
 	stop   func() // begins a shutdown
 	issuer *oidctest.Issuer
@@ -67,9 +76,9 @@ func (b *brain) as(key string) *brain {
 }
 
 // each runs a test on each database.
-func each(t *testing.T, test func(t *testing.T, b *brain)) {
+func each(t *testing.T, test func(t *testing.T, b *brain), adapt ...func(*Config)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d)) })
+	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d, adapt...)) })
 }
 
 // signingKey signs sessions tokens.
@@ -106,20 +115,37 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
 	b.sessions = sessions
 	blobs := memblob.OpenBucket(nil)
+	b.blobs = blobs
 	t.Cleanup(func() { must(t, blobs.Close()) })
 	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
 	must(t, err)
+	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: blobs, Log: log})
+	must(t, err)
+	agents.UseSkills(skills)
 	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
 	must(t, err)
 	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
+	must(t, err)
+	profiles, err := profile.New(ctx, d)
+	must(t, err)
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
 	must(t, err)
 
 	webhooks, err := newWebhooks(ctx, d, sealer, log)
 	must(t, err)
 	serving, stop := context.WithCancel(ctx)
+	b.model = fakemodel.New()
+	t.Cleanup(b.model.Close)
+	b.model.Respond(func(*fakemodel.Request) fakemodel.Turn { return fakemodel.Say("hello") })
+	b.keepSecret(fakemodel.Key)
+	passing, err := gateway.New(gateway.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key})
+	must(t, err)
 	config := Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Vaults: vaults, Sealer: sealer,
-		Webhooks: webhooks, Log: log, PingInterval: pingInterval, Stopping: serving,
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Webhooks: webhooks,
+		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
 	b.deployments, err = newDeployments(ctx, config, &b.clock)
 	must(t, err)
@@ -131,7 +157,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	srv := httptest.NewServer(New(config))
 	thinking := make(chan error, 1)
 	go func() {
-		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Log: log}).Run(serving)
+		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
 	}()
 	delivering := make(chan error, 1)
 	go func() { delivering <- webhooks.Run(serving) }()
@@ -266,6 +292,9 @@ func (b *brain) request(ctx context.Context, credential, method, path string, bo
 	}
 	r, err := http.NewRequestWithContext(ctx, method, b.url+path, reader)
 	must(b.t, err)
+	if strings.HasPrefix(path, "/v1/messages") { // whose provider wants to be told
+		r.Header.Set("Content-Type", "application/json")
+	}
 	switch {
 	case credential == b.key:
 		r.Header.Set("x-api-key", credential)

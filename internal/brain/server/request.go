@@ -26,7 +26,11 @@ type request struct {
 	id        string
 	principal auth.Principal // set once authorised
 	query     url.Values     // parsed when first asked for
+	noted     []any          // for the log, as slog has it
 }
+
+// note adds to what the log says of the request.
+func (r *request) note(args ...any) { r.noted = append(r.noted, args...) }
 
 // allow lets the body have more bytes than MaxBody.
 func (r *request) allow(n int64) { r.Body = http.MaxBytesReader(r.w, r.whole, n) }
@@ -87,7 +91,7 @@ func (p *params) number(name string, low, high, fallback int64) int64 {
 		return fallback
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < low || n > high {
+	if err != nil || n < low || n > high || text[0] == '+' {
 		p.fail(name, "must be a whole number from %d to %d, not %.40q", low, high, text)
 		return fallback
 	}
@@ -188,6 +192,7 @@ type cursor struct {
 	List      string `json:"l"` // which list, and in which order, it belongs to
 	ID        string `json:"i,omitempty"`
 	Number    int64  `json:"n,omitempty"`
+	Name      []byte `json:"k,omitempty"` // in lists that are sorted by it
 	Backwards bool   `json:"b,omitempty"`
 }
 

@@ -50,9 +50,14 @@ func (s *server) routes() []route {
 		s.sessionRoutes(),
 		s.resourceRoutes(),
 		s.fileRoutes(),
+		s.skillRoutes(),
+		s.modelRoutes(),
 		s.webhookRoutes(),
 		s.deploymentRoutes(),
 		s.vaultRoutes(),
+		s.tunnelRoutes(),
+		s.profileRoutes(),
+		s.dreamRoutes(),
 	)
 }
 

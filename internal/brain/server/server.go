@@ -20,11 +20,16 @@ import (
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/deployment"
+	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
+	"hearth/internal/brain/gateway"
+	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/skill"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
@@ -38,11 +43,17 @@ type Config struct {
 	Environments *environment.Store
 	Sessions     *session.Store
 	Files        *file.Store
+	Skills       *skill.Store
 	Vaults       *vault.Store
 	Sealer       *seal.Sealer
-	Queue        *queue.Queue
+	Tunnels      *tunnel.Store
+	Profiles     *profile.Store
+	Dreams       *dream.Store
 	Webhooks     *webhook.Store
 	Deployments  *deployment.Store
+	// Gateway passes messages to the models' provider; nil if there is none.
+	Gateway *gateway.Gateway
+	Queue   *queue.Queue
 	// Limits are those of each client. Default none.
 	Limits Limits
 	Log    *slog.Logger // default slog.Default()
@@ -133,24 +144,30 @@ func (s *server) answer(pattern string, handle handler) http.Handler {
 		w.Header().Set("request-id", r.id)
 		w.Header().Set(api.HeaderServer, "1")
 		hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
-		out, err := protect(handle, r)
+		var out any
+		var err error
+		defer func() { s.log(r, pattern, time.Since(began), err) }() // of one that breaks off, too
+		out, err = protect(handle, r)
 		switch {
 		case err != nil:
 			s.fail(r, err)
 		case out != written:
 			writeJSON(recorder, http.StatusOK, out)
 		}
-		level := slog.LevelDebug
-		if recorder.status >= 400 {
-			level = slog.LevelInfo
-		}
-		line := []any{"method", hr.Method, "route", pattern, "status", recorder.status, "took", time.Since(began).Round(time.Microsecond),
-			"principal", string(r.principal.Kind), "key", r.principal.ID, "workspace", r.principal.WorkspaceID, "request_id", r.id}
-		if why := refusal(err); why != "" {
-			line = append(line, "refused", why)
-		}
-		s.Log.Log(hr.Context(), level, "request", line...)
 	})
+}
+
+func (s *server) log(r *request, pattern string, took time.Duration, err error) {
+	level := slog.LevelDebug
+	if r.w.status >= 400 {
+		level = slog.LevelInfo
+	}
+	line := []any{"method", r.Method, "route", pattern, "status", r.w.status, "took", took.Round(time.Microsecond),
+		"principal", string(r.principal.Kind), "key", r.principal.ID, "workspace", r.principal.WorkspaceID, "request_id", r.id}
+	if why := refusal(err); why != "" {
+		line = append(line, "refused", why)
+	}
+	s.Log.Log(r.Context(), level, "request", append(line, r.noted...)...)
 }
 
 // refusal is why somebody may not do something; "" for every other error.
@@ -216,7 +233,9 @@ type statusRecorder struct {
 }
 
 func (w *statusRecorder) WriteHeader(status int) {
-	w.status = status
+	if status >= 200 { // others announce one that is to come
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 

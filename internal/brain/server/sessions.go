@@ -19,6 +19,8 @@ func (s *server) sessionRoutes() []route {
 		sessions   = "/v1/sessions"
 		oneSession = sessions + "/{session_id}"
 		events     = oneSession + "/events"
+		threads    = oneSession + "/threads"
+		oneThread  = threads + "/{thread_id}"
 	)
 	return []route{
 		{"POST", sessions, developer, s.createSession},
@@ -30,6 +32,11 @@ func (s *server) sessionRoutes() []route {
 		{"POST", events, developer | worker | item, s.sendEvents},
 		{"GET", events, viewer | worker | item, s.listEvents},
 		{"GET", events + "/stream", viewer | worker | item, s.streamEvents},
+		{"GET", threads, viewer, s.listThreads},
+		{"GET", oneThread, viewer, s.getThread},
+		{"POST", oneThread + "/archive", developer, s.archiveThread},
+		{"GET", oneThread + "/events", viewer, s.listThreadEvents},
+		{"GET", oneThread + "/stream", viewer, s.streamThread},
 	}
 }
 
@@ -43,7 +50,7 @@ func (s *server) createSession(r *request) (any, error) {
 
 // Launcher starts sessions of what the server serves.
 func (c Config) Launcher() launch.Launcher {
-	return launch.Launcher{Agents: c.Agents, Environments: c.Environments, Sessions: c.Sessions, Resources: c.maker(), CheckOpen: c.Keys.CheckOpen, Vaults: c.Vaults}
+	return launch.Launcher{Agents: c.Agents, Environments: c.Environments, Sessions: c.Sessions, Resources: c.maker(), CheckOpen: c.Keys.CheckOpen, Vaults: c.Vaults, Skills: c.Skills}
 }
 
 func (s *server) getSession(r *request) (any, error) {

@@ -31,9 +31,14 @@ type frame struct {
 // stream opens a stream; query and lastID may be empty.
 func (b *brain) stream(credential, sessionID, query, lastID string) *stream {
 	b.t.Helper()
+	return b.streamOf(credential, "/v1/sessions/"+sessionID+"/events/stream"+query, lastID)
+}
+
+func (b *brain) streamOf(credential, path, lastID string) *stream {
+	b.t.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.t.Cleanup(cancel)
-	r := b.request(ctx, credential, "GET", "/v1/sessions/"+sessionID+"/events/stream"+query, nil)
+	r := b.request(ctx, credential, "GET", path, nil)
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
+	"hearth/test/fakemodel"
 )
 
 // verdict is how a route answers each kind of credential that is valid. All
@@ -31,7 +32,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, workspaceVerdicts, vaultVerdicts, webhookVerdicts, deploymentVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, dreamVerdicts, skillVerdicts, modelVerdicts, webhookVerdicts, deploymentVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -127,10 +128,11 @@ type site struct {
 
 func (b *brain) site() *site {
 	b.t.Helper()
-	s := &site{brain: b, agent: b.agent(), env: b.environment()}
+	s := &site{brain: b, agent: b.coordinator(), env: b.environment()}
 	s.key = b.envKey(s.env.ID, nil)
+	skillIDs := s.addSkill()
 	s.session = ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
-		"agent": s.agent.ID, "environment_id": s.env.ID, "initial_events": []object{message("$ true")},
+		"agent": s.agentWith(skillIDs), "environment_id": s.env.ID, "initial_events": []object{message("@coordinator rest\n$ true")},
 		"resources": []object{{"type": "github_repository", "url": "https://git.example.com/team/tool"}},
 	})
 	s.work, s.token = b.claimed(s.key.Key, s.env.ID)
@@ -140,8 +142,14 @@ func (b *brain) site() *site {
 		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": api.NewID("name"),
 	}
 	s.addFiles()
+	maps.Copy(s.ids, skillIDs)
+	s.ids["model_id"] = fakemodel.Models[0]
+	s.addThreads()
 	s.addWorkspaces()
 	s.addVault()
+	s.addTunnel()
+	s.addProfile()
+	s.addDream()
 	s.addWebhook()
 	s.addDeployment()
 	return s
@@ -165,7 +173,11 @@ func (s *site) askWith(v verdict, credential string, rt route) answer {
 	s.t.Helper()
 	switch {
 	case v.files != nil:
-		return s.upload(credential, s.fill(rt.path), v.files)
+		files := map[string]string{}
+		for name, content := range v.files {
+			files[s.fill(name)] = s.fill(content)
+		}
+		return s.upload(credential, s.fill(rt.path), files)
 	case v.body != "":
 		return s.do(credential, rt.method, s.fill(rt.path), s.fill(v.body))
 	}
@@ -180,8 +192,11 @@ func (s *site) state() string {
 	for _, path := range []string{
 		"/v1/agents", "/v1/agents/{agent_id}/versions", "/v1/environments", "/v1/environments/{environment_id}/keys",
 		"/v1/environments/{environment_id}/work", "/v1/sessions?include_archived=true", "/v1/sessions/{session_id}/events",
+		"/v1/skills", "/v1/skills/{skill_id}/versions",
+		"/v1/sessions/{session_id}/threads", "/v1/sessions/{session_id}/threads/{thread_id}/events",
 		"/v1/workspaces", "/v1/api_keys",
 		"/v1/vaults", "/v1/vaults/{vault_id}/credentials",
+		"/v1/tunnels?include_archived=true", "/v1/tunnels/{tunnel_id}/certificates?include_archived=true", "/v1/user_profiles", "/v1/dreams?include_archived=true",
 	} {
 		page := ok[api.Page[object]](s.brain, s.brain.key, "GET", s.fill(path), nil)
 		for _, o := range page.Data {
@@ -381,8 +396,8 @@ func TestOtherWorkspaces(t *testing.T) {
 		} {
 			for _, rt := range (&server{}).routes() {
 				v := verdicts[rt.method+" "+rt.path]
-				if rt.access == public || outsider.operator && strings.HasPrefix(rt.path, "/v1/workspaces") {
-					continue // which are the operator's
+				if rt.access == public || outsider.operator && strings.HasPrefix(rt.path, "/v1/workspaces") || strings.HasPrefix(rt.path, "/v1/models") {
+					continue // which are the operator's, or everybody's
 				}
 				what := rt.method + " " + rt.path + " with " + kind
 				want := http.StatusNotFound

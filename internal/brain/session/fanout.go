@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 	"hearth/internal/db"
 )
 
-// Subscription is a live view of one session's log. It holds no events: told
+// Subscription is a live view of one log. It holds no events: told
 // that the log has grown, it reads what it lacks, so it may lag without cost.
 // It is for one goroutine.
 type Subscription struct {
@@ -23,7 +24,7 @@ type Subscription struct {
 	last   int64 // seq of the last event delivered
 	woken  <-chan string
 	cancel func()
-	ended  bool // the session's last event was delivered
+	ended  bool // the log's last event was delivered
 	behind bool // the log may hold more than last without a new notice
 }
 
@@ -32,31 +33,29 @@ const batch = 256
 
 // Subscribe opens a live view from now on, or, when afterID names an event of
 // the log, from the event after it. It delivers every later event at least
-// once, in order. An unknown afterID is as none. A session that is over
-// delivers its last event, so that nobody waits for ever.
+// once, in order. An unknown afterID is as none. A session or thread that is
+// over delivers its last event, so that nobody waits for ever. The id is that of
+// a session, or a thread's log.
 func (s *Store) Subscribe(ctx context.Context, id, afterID string) (*Subscription, error) {
 	sub := &Subscription{store: s, id: id, behind: true}
 	// Listening comes first: what happens after the read below is then noticed.
 	sub.woken, sub.cancel = s.db.Subscribe(topic(id))
 	err := s.db.Read(ctx, func(tx db.Tx) error {
-		var status api.SessionStatus
-		err := tx.QueryRow(ctx, "SELECT seq, status FROM sessions WHERE id = ? AND deleted_at IS NULL", id).Scan(&sub.last, &status)
-		if errors.Is(err, sql.ErrNoRows) {
-			return api.NotFound("session", id)
-		}
+		end, err := standing(ctx, tx, id)
 		if err != nil {
-			return fmt.Errorf("subscribe to session %s: %w", id, err)
+			return err
 		}
-		if status == api.SessionTerminated {
-			err = tx.QueryRow(ctx, "SELECT seq - 1 FROM events WHERE session_id = ? AND type = ? ORDER BY seq DESC LIMIT 1", id, api.EventSessionStatusTerminated).Scan(&sub.last)
+		sub.last = end.seq
+		if end.status == api.SessionTerminated {
+			err = tx.QueryRow(ctx, "SELECT seq - 1 FROM events WHERE log_id = ? AND type = ? ORDER BY seq DESC LIMIT 1", id, lastEvents(id)[0]).Scan(&sub.last)
 			if err != nil {
-				return fmt.Errorf("subscribe to session %s: %w", id, err)
+				return fmt.Errorf("subscribe to %s: %w", id, err)
 			}
 		}
 		if afterID == "" {
 			return nil
 		}
-		err = tx.QueryRow(ctx, "SELECT seq FROM events WHERE session_id = ? AND id = ?", id, afterID).Scan(&sub.last)
+		err = tx.QueryRow(ctx, "SELECT seq FROM events WHERE log_id = ? AND id = ?", id, afterID).Scan(&sub.last)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -70,7 +69,7 @@ func (s *Store) Subscribe(ctx context.Context, id, afterID string) (*Subscriptio
 }
 
 // Next waits for what comes next: stored events, or previews (JSON only, no
-// Seq), which are best effort. It returns io.EOF after the session's last event.
+// Seq), which are best effort. It returns io.EOF after the log's last event.
 func (sub *Subscription) Next(ctx context.Context) ([]StoredEvent, error) {
 	for {
 		if sub.ended {
@@ -98,7 +97,7 @@ func (sub *Subscription) Next(ctx context.Context) ([]StoredEvent, error) {
 func (sub *Subscription) read(ctx context.Context) ([]StoredEvent, error) {
 	var events []StoredEvent
 	err := sub.store.db.Read(ctx, func(tx db.Tx) (err error) {
-		events, err = storedEvents(ctx, tx, "session_id = ? AND seq > ? ORDER BY seq LIMIT ?", sub.id, sub.last, batch)
+		events, err = storedEvents(ctx, tx, "log_id = ? AND seq > ? ORDER BY seq LIMIT ?", sub.id, sub.last, batch)
 		return err
 	})
 	if err != nil {
@@ -107,7 +106,7 @@ func (sub *Subscription) read(ctx context.Context) ([]StoredEvent, error) {
 	sub.behind = len(events) == batch
 	for i, e := range events {
 		sub.last = e.Seq
-		if e.Type == api.EventSessionStatusTerminated || e.Type == api.EventSessionDeleted {
+		if slices.Contains(lastEvents(sub.id), e.Type) {
 			sub.ended = true
 			return events[:i+1], nil
 		}
@@ -119,11 +118,11 @@ func (sub *Subscription) read(ctx context.Context) ([]StoredEvent, error) {
 func (sub *Subscription) Close() { sub.cancel() }
 
 // Preview fans out a preview (event_start, event_delta) to the subscribers of a
-// session, in this process and in others, best effort.
-func (s *Store) Preview(ctx context.Context, sessionID string, preview any) {
+// log, in this process and in others, best effort.
+func (s *Store) Preview(ctx context.Context, logID string, preview any) {
 	raw, err := json.Marshal(preview)
 	if err != nil {
 		return
 	}
-	_ = s.db.Publish(ctx, topic(sessionID), string(raw)) // best effort
+	_ = s.db.Publish(ctx, topic(logID), string(raw)) // best effort
 }

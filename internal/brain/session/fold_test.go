@@ -21,10 +21,64 @@ type folded struct {
 
 	runningSince time.Time // zero: it is not running
 	active       time.Duration
+
+	primaryID string
+	threads   map[string]*foldedThread // by id
+}
+
+// foldedThread is what a session's log says of a thread.
+type foldedThread struct {
+	status   api.SessionStatus
+	waitsFor []string
+}
+
+// thread is what the log says of a thread, "" for the primary one.
+func (f *folded) thread(id string) *foldedThread {
+	if id == "" {
+		id = f.primaryID
+	}
+	if f.threads[id] == nil {
+		return &foldedThread{status: api.SessionIdle}
+	}
+	return f.threads[id]
+}
+
+// moveThread changes the status of a thread by one of the causes, as the table
+// allows. The first to be heard of is the primary one.
+func (f *folded) moveThread(t rapid.TB, e api.Event, to api.SessionStatus, causes ...cause) {
+	t.Helper()
+	id := *e.SessionThreadID
+	if f.primaryID == "" {
+		f.primaryID = id
+	}
+	said := f.thread(id)
+	allowed := slices.ContainsFunc(causes, func(c cause) bool {
+		got, ok := transitions[said.status][c]
+		return ok && got == to
+	})
+	if !allowed {
+		t.Fatalf("the log takes thread %s from %s to %s by %v, which is not in the table", id, said.status, to, causes)
+	}
+	f.threads[id] = &foldedThread{status: to}
+	if e.StopReason != nil && to == api.SessionIdle {
+		f.threads[id].waitsFor = e.StopReason.EventIDs
+	}
+}
+
+// standing is what the threads' statuses come to.
+func (f *folded) standing() api.SessionStatus {
+	status := f.thread("").status
+	for id, said := range f.threads {
+		if id != f.primaryID && (said.status == api.SessionRunning || said.status == api.SessionRescheduling && status == api.SessionIdle) && status != api.SessionTerminated {
+			status = said.status
+		}
+	}
+	return status
 }
 
 type foldedCall struct {
 	id, kind, permission string
+	thread               string // "" for the primary one
 	confirmed            bool
 	results              []string // ids
 }
@@ -56,7 +110,7 @@ func (f *folded) open() []*foldedCall {
 // itself or the state machine.
 func fold(t rapid.TB, log []StoredEvent, now time.Time) *folded {
 	t.Helper()
-	f := &folded{status: api.SessionIdle, waitsFor: []string{}}
+	f := &folded{status: api.SessionIdle, waitsFor: []string{}, threads: map[string]*foldedThread{}}
 	var last api.Event
 	for _, stored := range log {
 		e := decodeEvent(t, stored.JSON)
@@ -90,9 +144,21 @@ func (f *folded) add(t rapid.TB, e api.Event, raw json.RawMessage, before api.Ev
 		f.move(t, *e.ProcessedAt, api.SessionTerminated, causeFatal, causeArchive)
 	case api.EventSessionStatusIdle:
 		f.goIdle(t, e, before)
+	case api.EventThreadStatusRunning:
+		f.moveThread(t, e, api.SessionRunning, causeInput)
+	case api.EventThreadStatusRescheduled:
+		f.moveThread(t, e, api.SessionRescheduling, causeRetry)
+	case api.EventThreadStatusTerminated:
+		f.moveThread(t, e, api.SessionTerminated, causeFatal, causeArchive)
+	case api.EventThreadStatusIdle:
+		f.moveThread(t, e, api.SessionIdle, causeWait, causeEnd)
 	case api.EventSessionUsage:
 		f.runUntil(*e.ProcessedAt)
-		if !reflect.DeepEqual(*e.Usage, f.usage) {
+		got := *e.Usage
+		if f.children() { // what they have used is in their logs
+			got.InputTokens, got.OutputTokens, got.CacheReadInputTokens, got.CacheCreation = f.usage.InputTokens, f.usage.OutputTokens, f.usage.CacheReadInputTokens, f.usage.CacheCreation
+		}
+		if !reflect.DeepEqual(got, f.usage) {
 			t.Fatalf("session.usage says %+v, the log before it %+v", *e.Usage, f.usage)
 		}
 	case api.EventModelRequestEnd:
@@ -113,11 +179,15 @@ func (f *folded) add(t rapid.TB, e api.Event, raw json.RawMessage, before api.Ev
 
 func (f *folded) addCall(t rapid.TB, e api.Event) {
 	t.Helper()
+	thread := ""
+	if e.SessionThreadID != nil {
+		thread = *e.SessionThreadID
+	}
 	switch e.Type {
 	case api.EventAgentToolUse:
-		f.calls = append(f.calls, &foldedCall{id: e.ID, kind: string(CallHands), permission: e.EvaluatedPermission})
+		f.calls = append(f.calls, &foldedCall{id: e.ID, thread: thread, kind: string(CallHands), permission: e.EvaluatedPermission})
 	case api.EventAgentCustomToolUse:
-		f.calls = append(f.calls, &foldedCall{id: e.ID, kind: string(CallCustom), permission: api.PermissionAllow})
+		f.calls = append(f.calls, &foldedCall{id: e.ID, thread: thread, kind: string(CallCustom), permission: api.PermissionAllow})
 	case api.EventUserToolConfirmation:
 		f.call(e.ToolUseID).confirmed = true
 	case api.EventUserToolResult, api.EventAgentToolResult, api.EventUserCustomToolResult:
@@ -163,6 +233,9 @@ func (f *folded) move(t rapid.TB, at time.Time, to api.SessionStatus, causes ...
 		f.waitsFor = []string{}
 	}
 }
+
+// children tells whether there are threads besides the primary one.
+func (f *folded) children() bool { return len(f.threads) > 1 }
 
 // runUntil counts the time the session has been running.
 func (f *folded) runUntil(at time.Time) {

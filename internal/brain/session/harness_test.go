@@ -46,6 +46,9 @@ const (
 	runTTL      = 30 * time.Second
 )
 
+// roster is whom the sessions' agent can call on.
+const roster = `{"type":"coordinator","agents":[{"id":"agent_helper","type":"agent","version":1,"name":"helper","model":{"id":"test-model"}}]}`
+
 // each runs a test on each database.
 func each(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Parallel()
@@ -102,7 +105,7 @@ func (b *bench) create(t rapid.TB, environmentType string) string {
 	t.Helper()
 	s, err := b.store.Create(b.ctx, CreateParams{
 		WorkspaceID: workspace, EnvironmentID: environment, EnvironmentType: environmentType,
-		Agent: api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: api.ModelConfig{ID: "test-model"}},
+		Agent: api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: api.ModelConfig{ID: "test-model"}, Multiagent: json.RawMessage(roster)},
 	})
 	if err != nil {
 		t.Fatalf("create: %v", err)

@@ -99,10 +99,12 @@ func (p CreateParams) check() (inputs []input, err error) {
 
 func newRow(p CreateParams, now time.Time) (*row, error) {
 	r := &row{
-		id: cmp.Or(p.ID, api.NewID(api.PrefixSession)), deploymentID: sql.NullString{String: p.DeploymentID, Valid: p.DeploymentID != ""}, workspaceID: p.WorkspaceID, environmentID: p.EnvironmentID, environmentType: p.EnvironmentType,
-		threadID: api.NewID(api.PrefixThread), agentID: p.Agent.ID, agentVersion: p.Agent.Version,
+		id: cmp.Or(p.ID, api.NewID(api.PrefixSession)), deploymentID: sql.NullString{String: p.DeploymentID, Valid: p.DeploymentID != ""},
+		workspaceID: p.WorkspaceID, environmentID: p.EnvironmentID, environmentType: p.EnvironmentType,
+		primary: thread{id: api.NewID(api.PrefixThread), status: api.SessionIdle, blocking: "[]"}, agentID: p.Agent.ID, agentVersion: p.Agent.Version,
 		status: api.SessionIdle, blocking: "[]", title: nullString(p.Title), created: now.UnixMicro(), updated: now.UnixMicro(),
 	}
+	r.primary.sessionID = r.id
 	if p.Metadata == nil {
 		p.Metadata = map[string]string{}
 	}
@@ -265,21 +267,33 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Sessio
 	return r.session(s.now())
 }
 
-// terminate ends a session for good, and the run that may be thinking for it.
+// terminate ends a session for good, and the runs that may be thinking for it.
 func (m *mutation) terminate(c cause) error {
-	m.due = sql.NullInt64{}
-	m.release()
-	m.setBlocking(nil)
+	if err := m.loadLive(); err != nil {
+		return err
+	}
 	if _, err := m.tx.Exec(m.ctx, "UPDATE tool_calls SET state = 'moot' WHERE session_id = ? AND state = 'open'", m.id); err != nil {
 		return err
 	}
 	if err := m.store.queue.Retire(m.ctx, m.tx, m.id); err != nil {
 		return err
 	}
-	if m.status == api.SessionTerminated {
-		return nil
+	for _, t := range append(m.inOrder(), &m.primary) {
+		t.due, t.halted = sql.NullInt64{}, false
+		t.release()
+		t.setBlocking(nil)
+		if t.status == api.SessionTerminated {
+			continue
+		}
+		end := c
+		if t.status == api.SessionRunning || t.status == api.SessionRescheduling {
+			end = causeFatal
+		}
+		if err := m.on(t, func() error { return m.change(end, api.StopReason{}, nil) }); err != nil {
+			return err
+		}
 	}
-	return m.change(c, api.StopReason{}, nil)
+	return nil
 }
 
 func (m *mutation) endable(workspaceID, done string) error {
@@ -306,24 +320,38 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 		if err := m.store.queue.Retire(m.ctx, m.tx, m.id); err != nil {
 			return err
 		}
-		m.due, m.deleted = sql.NullInt64{}, micros(m.now)
-		m.release()
+		if err := m.loadLive(); err != nil {
+			return err
+		}
+		m.deleted = micros(m.now)
 		old := m.now.Add(-tombstoneLife).UnixMicro()
 		for _, purge := range []struct {
 			query string
 			arg   any
 		}{
-			{"DELETE FROM events WHERE session_id = ?", m.id},
+			{"DELETE FROM events WHERE log_id = ?", m.id},
+			{"DELETE FROM events WHERE log_id IN (SELECT id FROM threads WHERE session_id = ?)", m.id},
+			{"DELETE FROM deliveries WHERE log_id = ?", m.id},
+			{"DELETE FROM deliveries WHERE log_id IN (SELECT id FROM threads WHERE session_id = ?)", m.id},
 			{"DELETE FROM tool_calls WHERE session_id = ?", m.id},
 			{"DELETE FROM resource_tokens WHERE session_id = ?", m.id},
-			{"DELETE FROM events WHERE session_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
+			{"DELETE FROM events WHERE log_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
+			{"DELETE FROM events WHERE log_id IN (SELECT threads.id FROM threads JOIN sessions ON sessions.id = session_id WHERE deleted_at < ?)", old},
+			{"DELETE FROM threads WHERE session_id IN (SELECT id FROM sessions WHERE deleted_at < ?)", old},
 			{"DELETE FROM sessions WHERE deleted_at < ?", old},
 		} {
 			if _, err := m.tx.Exec(ctx, purge.query, purge.arg); err != nil {
 				return fmt.Errorf("delete session %s: %w", id, err)
 			}
 		}
-		return m.append(marker(api.EventSessionDeleted), nil)
+		for _, t := range append(m.inOrder(), &m.primary) {
+			t.due = sql.NullInt64{}
+			t.release()
+			if err := m.on(t, func() error { return m.append(marker(api.EventSessionDeleted), nil) }); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return err
 }
@@ -349,7 +377,7 @@ func (s *Store) Demand(ctx context.Context, tx db.Tx, sessionID string) (bool, e
 
 // forHands reads the calls that hands may run now.
 func forHands(ctx context.Context, tx db.Tx, sessionID string) ([]Call, error) {
-	calls, err := openCalls(ctx, tx, sessionID)
+	calls, err := readCalls(ctx, tx, "session_id = ? AND state = 'open' ORDER BY thread_id, seq", sessionID)
 	return slices.DeleteFunc(calls, func(c Call) bool { return !c.runnable() }), err
 }
 
@@ -373,7 +401,7 @@ func (s *Store) Unfinished(ctx context.Context, tx db.Tx, sessionID string, agai
 		failure.Message += " So did those before it, and they are offered no more. Look at the workers' logs; a message has them offered again, an interrupt ends them."
 	}
 	m := s.mutation(ctx, tx, &r)
-	if err := m.append(&api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: failure}, nil); err != nil {
+	if err := m.post(&api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: failure}); err != nil {
 		return err
 	}
 	return m.save()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"hearth/api"
 	"hearth/internal/db"
@@ -28,7 +29,7 @@ type LogEvent struct {
 	Private json.RawMessage
 }
 
-// EventFilter selects events of one session.
+// EventFilter selects events of one log.
 type EventFilter struct {
 	Types         []api.EventType
 	After, Before Bound // by processed_at; leaves out events that are still queued
@@ -37,9 +38,10 @@ type EventFilter struct {
 	CursorSeq     int64 // events strictly beyond it in the order; 0 for none
 }
 
-// Events returns a page of a session's log, in order, and whether more follow.
+// Events returns a page of a log, in order, and whether more follow. The id of a
+// session is that of its log; LogOf tells those of threads.
 func (s *Store) Events(ctx context.Context, id string, f EventFilter) (events []StoredEvent, more bool, err error) {
-	c := conditions{sql: "session_id = ?", args: []any{id}}
+	c := conditions{sql: "log_id = ?", args: []any{id}}
 	c.in("type", anys(f.Types))
 	c.bound("processed_at", ">", f.After)
 	c.bound("processed_at", "<", f.Before)
@@ -66,13 +68,44 @@ func (s *Store) Events(ctx context.Context, id string, f EventFilter) (events []
 	return events, false, nil
 }
 
-func exists(ctx context.Context, tx db.Tx, id string) error {
-	var one int
-	err := tx.QueryRow(ctx, "SELECT 1 FROM sessions WHERE id = ? AND deleted_at IS NULL", id).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return api.NotFound("session", id)
-	}
+// exists tells by its error whether there is a log.
+func exists(ctx context.Context, tx db.Tx, logID string) error {
+	_, err := standing(ctx, tx, logID)
 	return err
+}
+
+// standing reads the number of the last event of a log, and whether the log has
+// come to its end.
+func standing(ctx context.Context, tx db.Tx, logID string) (end logEnd, err error) {
+	query, kind := "SELECT seq, status FROM sessions WHERE id = ? AND deleted_at IS NULL", "session"
+	if isThread(logID) {
+		query, kind = "SELECT threads.seq, threads.status FROM threads JOIN sessions ON sessions.id = session_id WHERE threads.id = ? AND deleted_at IS NULL", "thread"
+	}
+	err = tx.QueryRow(ctx, query, logID).Scan(&end.seq, &end.status)
+	if errors.Is(err, sql.ErrNoRows) {
+		return end, api.NotFound(kind, logID)
+	}
+	if err != nil {
+		return end, fmt.Errorf("read how the log of %s stands: %w", logID, err)
+	}
+	return end, nil
+}
+
+// logEnd is how far a log goes.
+type logEnd struct {
+	seq    int64
+	status api.SessionStatus
+}
+
+// isThread tells a log of a thread from that of a session.
+func isThread(logID string) bool { return strings.HasPrefix(logID, api.PrefixThread+"_") }
+
+// lastEvents are the types of event after which nothing follows in a log.
+func lastEvents(logID string) []api.EventType {
+	if isThread(logID) {
+		return []api.EventType{api.EventThreadStatusTerminated, api.EventSessionDeleted}
+	}
+	return []api.EventType{api.EventSessionStatusTerminated, api.EventSessionDeleted}
 }
 
 func storedEvents(ctx context.Context, tx db.Tx, where string, args ...any) ([]StoredEvent, error) {

@@ -24,8 +24,9 @@ const (
 	causeArchive cause = "archive"
 )
 
-// transitions is the state machine of a session: the only place that says which
-// status may follow which. What is not here cannot happen.
+// transitions is the state machine of a thread, and of a session, which follows
+// its threads: the only place that says which status may follow which. What is
+// not here cannot happen.
 var transitions = map[api.SessionStatus]map[cause]api.SessionStatus{
 	api.SessionIdle: {
 		causeInput:   api.SessionRunning,
@@ -42,6 +43,7 @@ var transitions = map[api.SessionStatus]map[cause]api.SessionStatus{
 	},
 	api.SessionRescheduling: {
 		causeInput: api.SessionRunning,
+		causeWait:  api.SessionIdle, // likewise, while another thread waits for calls
 		causeEnd:   api.SessionIdle, // an interrupt while waiting for the next try
 		causeFatal: api.SessionTerminated,
 	},
@@ -52,7 +54,7 @@ var transitions = map[api.SessionStatus]map[cause]api.SessionStatus{
 func next(from api.SessionStatus, c cause) (api.SessionStatus, error) {
 	to, ok := transitions[from][c]
 	if !ok {
-		return from, fmt.Errorf("a session that is %s cannot change by %s", from, c)
+		return from, fmt.Errorf("one that is %s cannot change by %s", from, c)
 	}
 	return to, nil
 }

@@ -18,10 +18,15 @@ import (
 // done to it. Everything that changes a session goes through one.
 type mutation struct {
 	*row
-	ctx   context.Context
-	tx    db.Tx
-	store *Store
-	now   time.Time // no earlier than any time in the log
+	t      *thread   // the one it is about, the primary thread unless said otherwise
+	others []*thread // loaded so far; all that are busy are
+	ctx    context.Context
+	tx     db.Tx
+	store  *Store
+	now    time.Time // no earlier than any time in the log
+	// moving is true while several threads change together, and the session is
+	// to follow only once all have.
+	moving bool
 	// happened is what the outbox is told when the mutation is saved.
 	happened []api.WebhookData
 }
@@ -39,6 +44,9 @@ func (s *Store) mutate(ctx context.Context, id string, fn func(*mutation) error)
 			return fmt.Errorf("lock session %s: %w", id, err)
 		}
 		m := s.mutation(ctx, tx, r)
+		if err := m.loadBusy(); err != nil {
+			return err
+		}
 		if err := fn(m); err != nil {
 			return err
 		}
@@ -50,12 +58,19 @@ func (s *Store) mutate(ctx context.Context, id string, fn func(*mutation) error)
 func (s *Store) mutation(ctx context.Context, tx db.Tx, r *row) *mutation {
 	// Clocks of servers differ; the log must not run backwards.
 	now := max(s.now().UnixMicro(), r.updated)
-	return &mutation{row: r, ctx: ctx, tx: tx, store: s, now: at(now)}
+	return &mutation{row: r, t: &r.primary, ctx: ctx, tx: tx, store: s, now: at(now)}
 }
 
 func (m *mutation) save() error {
 	m.updated = m.now.UnixMicro()
-	if m.due.Valid {
+	due := m.primary.due.Valid
+	for _, t := range m.others {
+		due = due || t.due.Valid
+		if err := t.save(m.ctx, m.tx); err != nil {
+			return err
+		}
+	}
+	if due {
 		m.tx.Notify(dueTopic, "")
 	}
 	if err := m.store.Announce(m.ctx, m.tx, m.workspaceID, m.happened...); err != nil {
@@ -64,10 +79,16 @@ func (m *mutation) save() error {
 	return m.row.save(m.ctx, m.tx)
 }
 
+// inOrder is the threads loaded, as they were made, without the primary one.
+func (m *mutation) inOrder() []*thread {
+	slices.SortFunc(m.others, func(a, b *thread) int { return int(a.number - b.number) })
+	return m.others
+}
+
 // headed is any of the api's event structs, by pointer.
 type headed interface{ Head() *api.EventHead }
 
-// append logs an event as of now, giving it an id where it has none.
+// append logs an event of the thread as of now, giving it an id where it has none.
 func (m *mutation) append(event headed, private json.RawMessage) error {
 	head := event.Head()
 	if head.ID == "" {
@@ -76,6 +97,21 @@ func (m *mutation) append(event headed, private json.RawMessage) error {
 	head.ProcessedAt = &m.now
 	_, err := m.insertEvent(event, private)
 	return err
+}
+
+// post logs an event of the session.
+func (m *mutation) post(event headed) error {
+	return m.on(&m.primary, func() error { return m.append(event, nil) })
+}
+
+// crossPost repeats an event that was appended to a thread's log in the
+// session's, for those who follow only that: clients and workers see there what
+// a thread asks them for, and what becomes of it.
+func (m *mutation) crossPost(event headed) error {
+	if m.t.primary() {
+		return nil
+	}
+	return m.post(event)
 }
 
 // enqueue stores a client's event that has yet to take effect.
@@ -95,9 +131,10 @@ func (m *mutation) insertEvent(event headed, private json.RawMessage) (json.RawM
 	if head.ProcessedAt != nil {
 		processed = micros(*head.ProcessedAt)
 	}
-	m.seq++
-	_, err = m.tx.Exec(m.ctx, "INSERT INTO events (session_id, seq, id, type, processed_at, json, private) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		m.id, m.seq, head.ID, head.Type, processed, string(raw), sql.NullString{String: string(private), Valid: private != nil})
+	m.t.seq++
+	m.t.updated = m.now.UnixMicro()
+	_, err = m.tx.Exec(m.ctx, "INSERT INTO events (log_id, seq, id, type, processed_at, json, private) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		m.t.log(), m.t.seq, head.ID, head.Type, processed, string(raw), sql.NullString{String: string(private), Valid: private != nil})
 	if err != nil {
 		return nil, fmt.Errorf("append %s to session %s: %w", head.Type, m.id, err)
 	}
@@ -105,7 +142,7 @@ func (m *mutation) insertEvent(event headed, private json.RawMessage) (json.RawM
 	return raw, m.tell(head.Type, raw)
 }
 
-func (m *mutation) grew() { m.tx.Notify(topic(m.id), strconv.FormatInt(m.seq, 10)) }
+func (m *mutation) grew() { m.tx.Notify(topic(m.t.log()), strconv.FormatInt(m.t.seq, 10)) }
 
 // takeEffect gives a queued event its place in the log, as of now.
 func (m *mutation) takeEffect(e LogEvent) error {
@@ -122,9 +159,9 @@ func (m *mutation) takeEffect(e LogEvent) error {
 	if err != nil {
 		return err
 	}
-	m.seq++
-	_, err = m.tx.Exec(m.ctx, "UPDATE events SET seq = ?, processed_at = ?, json = ? WHERE session_id = ? AND seq = ?",
-		m.seq, m.now.UnixMicro(), string(raw), m.id, e.Seq)
+	m.t.seq++
+	_, err = m.tx.Exec(m.ctx, "UPDATE events SET seq = ?, processed_at = ?, json = ? WHERE log_id = ? AND seq = ?",
+		m.t.seq, m.now.UnixMicro(), string(raw), m.t.log(), e.Seq)
 	if err != nil {
 		return fmt.Errorf("take event %s into the log: %w", e.ID, err)
 	}
@@ -132,67 +169,134 @@ func (m *mutation) takeEffect(e LogEvent) error {
 	return nil
 }
 
-// inbox reads the events that have yet to take effect, in order of arrival.
-func (m *mutation) inbox() ([]LogEvent, error) {
-	return readEvents(m.ctx, m.tx, "session_id = ? AND processed_at IS NULL ORDER BY seq", m.id)
+// inbox reads the events of clients that have yet to take effect, in order of
+// arrival. They are in the session's log, messages all for the primary thread.
+func (m *mutation) inbox() ([]LogEvent, error) { return inbox(m.ctx, m.tx, m.id) }
+
+func inbox(ctx context.Context, tx db.Tx, sessionID string) ([]LogEvent, error) {
+	return readEvents(ctx, tx, "log_id = ? AND processed_at IS NULL ORDER BY seq", sessionID)
 }
 
 // --- status ---
 
-// change moves the session and logs that it moved. Stop is for idle only.
+// change moves the thread and logs that it moved, and moves the session where
+// its threads now leave it. Stop is for idle only.
 func (m *mutation) change(c cause, stop api.StopReason, details *api.RefusalDetails) error {
-	to, err := next(m.status, c)
+	t := m.t
+	to, err := next(t.status, c)
 	if err != nil {
-		return fmt.Errorf("session %s: %w", m.id, err)
+		return fmt.Errorf("thread %s of session %s: %w", t.id, m.id, err)
 	}
-	m.clock(to)
-	m.status = to
-	name := m.agentName()
-	thread := func(t api.EventType) headed {
-		return &api.ThreadStatusEvent{EventHead: api.EventHead{Type: t}, AgentName: name, SessionThreadID: m.threadID}
+	spend(m.now, to, &t.runningSince, &t.active)
+	t.status = to
+	var moved headed
+	switch name := m.agentName(); to {
+	case api.SessionIdle:
+		t.rested = true
+		moved = &api.ThreadIdleEvent{EventHead: api.EventHead{Type: api.EventThreadStatusIdle}, AgentName: name, SessionThreadID: t.id, StopReason: stop, StopDetails: details}
+	default:
+		moved = &api.ThreadStatusEvent{EventHead: api.EventHead{Type: threadEvents[to]}, AgentName: name, SessionThreadID: t.id}
 	}
-	switch to {
-	case api.SessionRunning:
-		return m.appendAll(marker(api.EventSessionStatusRunning), thread(api.EventThreadStatusRunning))
-	case api.SessionRescheduling:
-		return m.appendAll(marker(api.EventSessionStatusRescheduled), thread(api.EventThreadStatusRescheduled))
-	case api.SessionTerminated:
-		return m.appendAll(thread(api.EventThreadStatusTerminated), marker(api.EventSessionStatusTerminated))
+	log := func() error {
+		if err := m.append(moved, nil); err != nil {
+			return err
+		}
+		return m.crossPost(moved)
 	}
-	// The idle event comes last in its turn: workers leave on what it says.
-	return m.appendAll(
-		&api.ThreadIdleEvent{EventHead: api.EventHead{Type: api.EventThreadStatusIdle}, AgentName: name, SessionThreadID: m.threadID, StopReason: stop, StopDetails: details},
-		&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now)},
-		&api.StatusIdleEvent{EventHead: api.EventHead{Type: api.EventSessionStatusIdle}, StopReason: stop, StopDetails: details},
-	)
+	if to == api.SessionRunning {
+		// The session says that it runs before its thread does, and that it is
+		// idle after it.
+		if err := m.follow(stop, details); err != nil {
+			return err
+		}
+		return log()
+	}
+	if err := log(); err != nil {
+		return err
+	}
+	return m.follow(stop, details)
 }
 
-// clock counts the time a session runs.
-func (m *mutation) clock(to api.SessionStatus) {
-	running := to == api.SessionRunning
-	switch {
-	case running && !m.runningSince.Valid:
-		m.runningSince = micros(m.now)
-	case !running && m.runningSince.Valid:
-		m.active += max(0, m.now.UnixMicro()-m.runningSince.Int64)
-		m.runningSince = sql.NullInt64{}
+var threadEvents = map[api.SessionStatus]api.EventType{
+	api.SessionRunning:      api.EventThreadStatusRunning,
+	api.SessionRescheduling: api.EventThreadStatusRescheduled,
+	api.SessionTerminated:   api.EventThreadStatusTerminated,
+}
+
+// follow moves the session to where its threads leave it, and logs that it
+// moved: running when one of them is, idle when all are. An idle session that
+// waits for other calls than before says so too.
+func (m *mutation) follow(stop api.StopReason, details *api.RefusalDetails) error {
+	if m.moving {
+		return nil
 	}
+	to, blocking := m.standing()
+	c := causeEnd
+	switch {
+	case to == api.SessionRunning:
+		c = causeInput
+	case to == api.SessionRescheduling:
+		c = causeRetry
+	case to == api.SessionTerminated:
+		c = causeFatal
+		if m.archived.Valid {
+			c = causeArchive
+		}
+	case len(blocking) > 0:
+		c, stop, details = causeWait, api.StopReason{Type: api.StopRequiresAction, EventIDs: blocking}, nil
+	}
+	if to != api.SessionIdle {
+		blocking = nil
+	}
+	waits := encodeIDs(blocking)
+	if to == m.status && (to != api.SessionIdle || waits == m.blocking) {
+		return nil
+	}
+	m.blocking = waits
+	if _, err := next(m.status, c); err != nil {
+		return fmt.Errorf("session %s: %w", m.id, err)
+	}
+	spend(m.now, to, &m.runningSince, &m.active)
+	m.status = to
+	switch to {
+	case api.SessionRunning:
+		return m.post(marker(api.EventSessionStatusRunning))
+	case api.SessionRescheduling:
+		return m.post(marker(api.EventSessionStatusRescheduled))
+	case api.SessionTerminated:
+		return m.post(marker(api.EventSessionStatusTerminated))
+	}
+	// The idle event comes last in its turn: workers leave on what it says.
+	if err := m.post(&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now)}); err != nil {
+		return err
+	}
+	return m.post(&api.StatusIdleEvent{EventHead: api.EventHead{Type: api.EventSessionStatusIdle}, StopReason: stop, StopDetails: details})
+}
+
+// standing is what the threads' statuses come to, and the calls they wait for.
+// A session whose primary thread is over is over.
+func (m *mutation) standing() (status api.SessionStatus, blocking []string) {
+	if m.primary.status == api.SessionTerminated {
+		return api.SessionTerminated, nil
+	}
+	status, blocking = m.primary.status, m.primary.waitsFor()
+	for _, t := range m.inOrder() {
+		blocking = append(blocking, t.waitsFor()...)
+		if t.status == api.SessionRunning || t.status == api.SessionRescheduling && status == api.SessionIdle {
+			status = t.status
+		}
+	}
+	return status, blocking
 }
 
 func marker(t api.EventType) headed {
 	return &api.MarkerEvent{EventHead: api.EventHead{Type: t}}
 }
 
-func (m *mutation) appendAll(events ...headed) error {
-	for _, e := range events {
-		if err := m.append(e, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (m *mutation) agentName() string {
+	if !m.t.primary() {
+		return m.t.name
+	}
 	var agent struct{ Name string }
 	if err := json.Unmarshal([]byte(m.agent), &agent); err != nil {
 		return ""
@@ -210,13 +314,15 @@ const (
 	callMoot     = "moot" // an interrupt came first
 )
 
-// openCalls reads the calls without an answer, oldest first.
-func (m *mutation) openCalls() ([]Call, error) { return openCalls(m.ctx, m.tx, m.id) }
+// openCalls reads the thread's calls without an answer, oldest first.
+func (m *mutation) openCalls() ([]Call, error) {
+	return readCalls(m.ctx, m.tx, "session_id = ? AND thread_id = ? AND state = 'open' ORDER BY seq", m.id, m.t.callsID())
+}
 
-func openCalls(ctx context.Context, tx db.Tx, sessionID string) ([]Call, error) {
-	rows, err := tx.Query(ctx, "SELECT id, kind, name, permission, confirmation_id <> '' FROM tool_calls WHERE session_id = ? AND state = 'open' ORDER BY seq", sessionID)
+func readCalls(ctx context.Context, tx db.Tx, where string, args ...any) ([]Call, error) {
+	rows, err := tx.Query(ctx, "SELECT id, kind, name, permission, confirmation_id <> '' FROM tool_calls WHERE "+where, args...)
 	if err != nil {
-		return nil, fmt.Errorf("read open calls of session %s: %w", sessionID, err)
+		return nil, fmt.Errorf("read open calls: %w", err)
 	}
 	defer rows.Close()
 	var calls []Call
@@ -241,7 +347,7 @@ func (c Call) blocks(environmentType string) bool {
 	return environmentType != api.EnvironmentCloud || !c.runnable()
 }
 
-// settle moves the session to where its open calls leave it: waiting for those
+// settle moves the thread to where its open calls leave it: waiting for those
 // that block it, running when none does, and due when none is left.
 func (m *mutation) settle() error {
 	calls, err := m.openCalls()
@@ -258,16 +364,16 @@ func (m *mutation) settle() error {
 		}
 	}
 	if len(calls) == 0 {
-		m.makeDue(m.now)
+		m.t.makeDue(m.now)
 	}
 	if len(blocking) == 0 {
-		m.setBlocking(nil)
-		if m.status == api.SessionIdle {
+		m.t.setBlocking(nil)
+		if m.t.status == api.SessionIdle {
 			return m.change(causeInput, api.StopReason{}, nil)
 		}
 		return nil
 	}
-	if !m.setBlocking(blocking) && m.status == api.SessionIdle {
+	if !m.t.setBlocking(blocking) && m.t.status == api.SessionIdle {
 		return nil // a confirmation changes nothing for those who wait
 	}
 	return m.change(causeWait, api.StopReason{Type: api.StopRequiresAction, EventIDs: blocking}, nil)
@@ -279,23 +385,4 @@ func (m *mutation) offer(calls []Call) error {
 		return nil
 	}
 	return m.store.queue.Offer(m.ctx, m.tx, m.environmentID, m.id, true)
-}
-
-// setBlocking records the calls waited for and tells whether they differ.
-func (m *mutation) setBlocking(ids []string) bool {
-	if ids == nil {
-		ids = []string{}
-	}
-	raw, _ := json.Marshal(ids) // strings always encode
-	changed := string(raw) != m.blocking
-	m.blocking = string(raw)
-	return changed
-}
-
-// makeDue has the brain look at the session at the given time, or earlier if it
-// was to do so anyway.
-func (m *mutation) makeDue(t time.Time) {
-	if !m.due.Valid || m.due.Int64 > t.UnixMicro() {
-		m.due = micros(t)
-	}
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// recent remembers, decoded, the logs of the sessions that thought last, so
+// recent remembers, decoded, the logs of the threads that thought last, so
 // that a step reads only what has been logged since. An event that took effect
 // never changes, so what is remembered is never wrong, only short.
 type recent struct {
@@ -15,11 +15,11 @@ type recent struct {
 	bytes int                      // guarded by mu; of all events remembered
 }
 
-// remembered is the beginning of a session's log.
+// remembered is the beginning of a log.
 type remembered struct {
-	sessionID string
-	events    []LogEvent
-	bytes     int
+	logID  string
+	events []LogEvent
+	bytes  int
 }
 
 // recentBytes bounds what is remembered, by the size of the events' JSON.
@@ -29,10 +29,10 @@ func newRecent() *recent { return &recent{logs: map[string]*list.Element{}, orde
 
 // get returns the beginning of a log, as far as it is known. Appending to it
 // copies it.
-func (r *recent) get(sessionID string) []LogEvent {
+func (r *recent) get(logID string) []LogEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.logs[sessionID]
+	e, ok := r.logs[logID]
 	if !ok {
 		return nil
 	}
@@ -42,17 +42,17 @@ func (r *recent) get(sessionID string) []LogEvent {
 }
 
 // put remembers a log in place of what was known of it.
-func (r *recent) put(sessionID string, events []LogEvent) {
+func (r *recent) put(logID string, events []LogEvent) {
 	bytes := 0
 	for _, e := range events {
 		bytes += len(e.JSON) + len(e.Private)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e, ok := r.logs[sessionID]; ok {
+	if e, ok := r.logs[logID]; ok {
 		r.drop(e)
 	}
-	r.logs[sessionID] = r.order.PushFront(&remembered{sessionID, events, bytes})
+	r.logs[logID] = r.order.PushFront(&remembered{logID, events, bytes})
 	r.bytes += bytes
 	for r.bytes > recentBytes {
 		r.drop(r.order.Back())
@@ -61,6 +61,6 @@ func (r *recent) put(sessionID string, events []LogEvent) {
 
 func (r *recent) drop(e *list.Element) {
 	log := r.order.Remove(e).(*remembered)
-	delete(r.logs, log.sessionID)
+	delete(r.logs, log.logID)
 	r.bytes -= log.bytes
 }

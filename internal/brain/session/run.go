@@ -6,94 +6,137 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"hearth/api"
 	"hearth/internal/db"
 )
 
-// ErrStale is returned by a write of a run that is no longer the session's run.
-var ErrStale = errors.New("another run of this session has begun")
+// ErrStale is returned by a write of a run that is no longer the thread's run.
+var ErrStale = errors.New("another run of this thread has begun")
 
-// Run is a lease on thinking for one session. Every write through it carries
-// its epoch and fails with ErrStale once another run has begun.
+// Run is a lease on thinking for one thread of a session. Every write through
+// it carries its epoch and fails with ErrStale once another run has begun.
 type Run struct {
 	SessionID string
+	ThreadID  string // "" for the primary thread
 	Epoch     int64
 	store     *Store
 }
 
-// Due is signalled when some session may have become due, by this process or another.
+// LogID is the id of the log the run writes.
+func (r *Run) LogID() string {
+	if r.ThreadID == "" {
+		return r.SessionID
+	}
+	return r.ThreadID
+}
+
+// row names the table and the id of the row the lease is kept in.
+func (r *Run) row() (table, id string) {
+	if r.ThreadID == "" {
+		return "sessions", r.SessionID
+	}
+	return "threads", r.ThreadID
+}
+
+// Due is signalled when some thread may have become due, by this process or another.
 func (s *Store) Due() (wake <-chan string, cancel func()) { return s.db.Subscribe(dueTopic) }
 
-// NextDue says when the earliest session is due: at its time, or when the lease
+// NextDue says when the earliest thread is due: at its time, or when the lease
 // of the run that holds it lapses. It is zero when none is.
 func (s *Store) NextDue(ctx context.Context) (time.Time, error) {
-	var earliest sql.NullInt64
+	var due [4]sql.NullInt64
 	err := s.db.Read(ctx, func(tx db.Tx) error {
-		var due, lapse sql.NullInt64
-		if err := tx.QueryRow(ctx, "SELECT MIN(due_at) FROM sessions WHERE due_at IS NOT NULL AND run_until IS NULL").Scan(&due); err != nil {
-			return err
-		}
-		if err := tx.QueryRow(ctx, "SELECT MIN(run_until) FROM sessions WHERE run_until IS NOT NULL").Scan(&lapse); err != nil {
-			return err
-		}
-		earliest = due
-		if lapse.Valid && (!due.Valid || lapse.Int64 < due.Int64) {
-			earliest = lapse
-		}
-		return nil
+		return tx.QueryRow(ctx, `SELECT (SELECT MIN(due_at) FROM sessions WHERE due_at IS NOT NULL AND run_until IS NULL),
+			(SELECT MIN(run_until) FROM sessions WHERE run_until IS NOT NULL),
+			(SELECT MIN(due_at) FROM threads WHERE due_at IS NOT NULL AND run_until IS NULL),
+			(SELECT MIN(run_until) FROM threads WHERE run_until IS NOT NULL)`).Scan(&due[0], &due[1], &due[2], &due[3])
 	})
+	var earliest sql.NullInt64
+	for _, one := range due {
+		if one.Valid && (!earliest.Valid || one.Int64 < earliest.Int64) {
+			earliest = one
+		}
+	}
 	if err != nil || !earliest.Valid {
 		return time.Time{}, err
 	}
 	return at(earliest.Int64), nil
 }
 
-// Claim leases the session that has been due longest, or one whose run has
+// Claim leases the thread that has been due longest, or one whose run has
 // lapsed; nil when there is none.
 func (s *Store) Claim(ctx context.Context) (*Run, error) {
-	r := &Run{store: s}
+	var r *Run
 	err := s.db.Write(ctx, func(tx db.Tx) error {
-		now := s.now().UnixMicro()
-		claim := func(where string) error {
-			return tx.QueryRow(ctx, `UPDATE sessions SET due_at = NULL, run_until = ?, epoch = epoch + 1
-				WHERE id = (SELECT id FROM sessions WHERE `+where+` LIMIT 1`+tx.SkipLocked()+`) RETURNING id, epoch`,
-				now+s.runTTL.Microseconds(), now).Scan(&r.SessionID, &r.Epoch)
+		r = &Run{store: s}
+		now := s.now()
+		tables := []string{"sessions", "threads"}
+		var primary, other sql.NullInt64
+		err := tx.QueryRow(ctx, `SELECT (SELECT MIN(due_at) FROM sessions WHERE due_at IS NOT NULL AND run_until IS NULL),
+			(SELECT MIN(due_at) FROM threads WHERE due_at IS NOT NULL AND run_until IS NULL)`).Scan(&primary, &other)
+		if err != nil {
+			return err
 		}
-		err := claim("due_at <= ? AND run_until IS NULL ORDER BY due_at")
-		if errors.Is(err, sql.ErrNoRows) {
-			err = claim("run_until <= ? ORDER BY run_until")
+		if other.Valid && (!primary.Valid || other.Int64 < primary.Int64) {
+			tables = []string{"threads", "sessions"}
 		}
-		return err
+		for _, where := range []string{"due_at <= ? AND run_until IS NULL ORDER BY due_at", "run_until <= ? ORDER BY run_until"} {
+			for _, table := range tables {
+				err := r.claim(ctx, tx, table, where, now)
+				if err == nil || !errors.Is(err, sql.ErrNoRows) {
+					return err
+				}
+			}
+		}
+		return sql.ErrNoRows
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("claim a due session: %w", err)
+		return nil, fmt.Errorf("claim a due thread: %w", err)
 	}
 	return r, nil
+}
+
+// claim leases a thread kept in a table.
+func (r *Run) claim(ctx context.Context, tx db.Tx, table, where string, now time.Time) error {
+	ids, to := "id, ''", []any{&r.SessionID, &r.ThreadID, &r.Epoch}
+	if table == "threads" {
+		ids = "session_id, id"
+	}
+	return tx.QueryRow(ctx, `UPDATE `+table+` SET due_at = NULL, run_until = ?, epoch = epoch + 1
+		WHERE id = (SELECT id FROM `+table+` WHERE `+where+` LIMIT 1`+tx.SkipLocked()+`) RETURNING `+ids+`, epoch`,
+		now.Add(r.store.runTTL).UnixMicro(), now.UnixMicro()).Scan(to...)
 }
 
 // mutate is the store's, fenced by the run's epoch.
 func (r *Run) mutate(ctx context.Context, fn func(*mutation) error) error {
 	_, err := r.store.mutate(ctx, r.SessionID, func(m *mutation) error {
-		if m.epoch != r.Epoch || !m.runUntil.Valid {
+		t, err := m.thread(r.ThreadID)
+		if err != nil {
+			return err
+		}
+		if t == nil || t.epoch != r.Epoch || !t.runUntil.Valid {
 			return ErrStale
 		}
-		return fn(m)
+		return m.on(t, func() error { return fn(m) })
 	})
 	return err
 }
 
 // Renew extends the lease.
 func (r *Run) Renew(ctx context.Context) error {
+	table, id := r.row()
 	return r.store.db.Write(ctx, func(tx db.Tx) error {
-		result, err := tx.Exec(ctx, "UPDATE sessions SET run_until = ? WHERE id = ? AND epoch = ? AND run_until IS NOT NULL",
-			r.store.now().Add(r.store.runTTL).UnixMicro(), r.SessionID, r.Epoch)
+		result, err := tx.Exec(ctx, "UPDATE "+table+" SET run_until = ? WHERE id = ? AND epoch = ? AND run_until IS NOT NULL",
+			r.store.now().Add(r.store.runTTL).UnixMicro(), id, r.Epoch)
 		if err != nil {
-			return fmt.Errorf("renew the run of session %s: %w", r.SessionID, err)
+			return fmt.Errorf("renew the run of %s: %w", id, err)
 		}
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(ErrStale, err)
@@ -102,57 +145,54 @@ func (r *Run) Renew(ctx context.Context) error {
 	})
 }
 
-// Release gives the lease back; the session is due again at the given time or,
+// Release gives the lease back; the thread is due again at the given time or,
 // when that is zero, only once something happens.
 func (r *Run) Release(ctx context.Context, at time.Time) error {
 	return r.mutate(ctx, func(m *mutation) error {
 		if !at.IsZero() {
-			m.makeDue(at)
+			m.t.makeDue(at)
 		}
-		m.release()
+		m.t.release()
 		return nil
 	})
 }
 
-func (m *mutation) release() { m.runUntil = sql.NullInt64{} }
-
 // Interrupted tells whether an interrupt waits to be applied.
-func (r *Run) Interrupted(ctx context.Context) (bool, error) {
-	var n int
-	err := r.store.db.Read(ctx, func(tx db.Tx) error {
-		return tx.QueryRow(ctx, "SELECT COUNT(*) FROM events WHERE session_id = ? AND processed_at IS NULL AND type = ?", r.SessionID, api.EventUserInterrupt).Scan(&n)
+func (r *Run) Interrupted(ctx context.Context) (halted bool, err error) {
+	table, id := r.row()
+	err = r.store.db.Read(ctx, func(tx db.Tx) error {
+		return tx.QueryRow(ctx, "SELECT halted FROM "+table+" WHERE id = ?", id).Scan(boolean{&halted})
 	})
-	return n > 0, err
+	return halted, err
 }
 
-// Watch is signalled when something happens to the session.
+// Watch is signalled when something happens to the thread.
 func (r *Run) Watch() (signal <-chan string, cancel func()) {
-	return r.store.db.Subscribe(topic(r.SessionID))
+	return r.store.db.Subscribe(topic(r.LogID()))
 }
 
 // Snapshot is all a step needs to know.
 type Snapshot struct {
 	Session         api.Session
 	EnvironmentType string
-	ThreadID        string // the primary thread
-	// Log holds the events that took effect, in order.
+	// Thread is the one to think for, and Agent its agent.
+	Thread Standing
+	Agent  api.SessionAgent
+	// Primary tells whether it is the primary thread.
+	Primary bool
+	// Halted tells whether an interrupt waits to be applied.
+	Halted bool
+	// Log holds the events of the thread that took effect, in order.
 	Log []LogEvent
-	// Inbox holds clients' events that wait to take effect, in order of arrival.
+	// Inbox holds clients' messages to the thread that wait to take effect, in
+	// order of arrival.
 	Inbox []LogEvent
-	// Open holds the calls without an answer.
+	// Undelivered counts the messages of other threads that wait likewise.
+	Undelivered int
+	// Open holds the thread's calls without an answer.
 	Open []Call
 	// Failures counts the model requests that failed since the last that did not.
 	Failures int
-}
-
-// Interrupted tells whether an interrupt waits to be applied.
-func (s *Snapshot) Interrupted() bool {
-	for _, e := range s.Inbox {
-		if e.Type == api.EventUserInterrupt {
-			return true
-		}
-	}
-	return false
 }
 
 // Snapshot reads the session.
@@ -167,31 +207,70 @@ func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) {
 		if out.Session, err = sr.session(r.store.now()); err != nil {
 			return err
 		}
-		out.EnvironmentType, out.ThreadID, out.Failures = sr.environmentType, sr.threadID, int(sr.failures)
-		if out.Open, err = openCalls(ctx, tx, r.SessionID); err != nil {
+		t := &sr.primary
+		if r.ThreadID != "" {
+			if t, err = threadOf(ctx, tx, r.SessionID, r.ThreadID); err != nil {
+				return err
+			}
+		}
+		out.EnvironmentType, out.Failures, out.Halted, out.Primary = sr.environmentType, int(t.failures), t.halted, t.primary()
+		out.Thread = Standing{ID: t.id, Name: t.name, Status: t.status, Waits: t.blocking != "[]"}
+		if out.Agent, err = t.thinker(out.Session); err != nil {
 			return err
 		}
-		if out.Log, err = r.store.log(ctx, tx, r.SessionID); err != nil {
+		if out.Open, err = readCalls(ctx, tx, "session_id = ? AND thread_id = ? AND state = 'open' ORDER BY seq", r.SessionID, t.callsID()); err != nil {
 			return err
 		}
-		out.Inbox, err = readEvents(ctx, tx, "session_id = ? AND processed_at IS NULL ORDER BY seq", r.SessionID)
+		if out.Log, err = r.store.log(ctx, tx, t.log()); err != nil {
+			return err
+		}
+		if sr.children > 0 {
+			if err = tx.QueryRow(ctx, "SELECT COUNT(*) FROM deliveries WHERE log_id = ?", t.log()).Scan(&out.Undelivered); err != nil {
+				return err
+			}
+		}
+		if out.Inbox = nil; t.primary() {
+			out.Inbox, err = inbox(ctx, tx, r.SessionID)
+			out.Inbox = slices.DeleteFunc(out.Inbox, isInterrupt)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read session %s: %w", r.SessionID, err)
 	}
-	r.store.recent.put(r.SessionID, out.Log)
+	r.store.recent.put(r.LogID(), out.Log)
 	return &out, nil
 }
 
+func isInterrupt(e LogEvent) bool { return e.Type == api.EventUserInterrupt }
+
+// thinker is the agent that thinks for the thread.
+func (t *thread) thinker(s api.Session) (api.SessionAgent, error) {
+	if t.primary() {
+		return s.Agent, nil
+	}
+	var head struct{ Type string }
+	if err := json.Unmarshal([]byte(t.agent), &head); err != nil {
+		return api.SessionAgent{}, err
+	}
+	if head.Type == api.RosterAdvisor {
+		var advisor api.Advisor
+		err := json.Unmarshal([]byte(t.agent), &advisor)
+		return api.SessionAgent{Type: head.Type, Name: t.name, Model: api.ModelConfig{ID: advisor.Model}}, err
+	}
+	var agent api.ThreadAgent
+	err := json.Unmarshal([]byte(t.agent), &agent)
+	return agent.Session(), err
+}
+
 // log is the events that took effect: those remembered and those since.
-func (s *Store) log(ctx context.Context, tx db.Tx, sessionID string) ([]LogEvent, error) {
-	known := s.recent.get(sessionID)
+func (s *Store) log(ctx context.Context, tx db.Tx, logID string) ([]LogEvent, error) {
+	known := s.recent.get(logID)
 	last := int64(0)
 	if n := len(known); n > 0 {
 		last = known[n-1].Seq
 	}
-	since, err := readEvents(ctx, tx, "session_id = ? AND seq > ? AND processed_at IS NOT NULL ORDER BY seq", sessionID, last)
+	since, err := readEvents(ctx, tx, "log_id = ? AND seq > ? AND processed_at IS NOT NULL ORDER BY seq", logID, last)
 	return append(known, since...), err
 }
 
@@ -220,9 +299,13 @@ type Draft struct {
 	Private json.RawMessage
 	// Call is set when the event opens a call; its ID is filled in.
 	Call *Call
+	// Act is set when the event is a call that the brain answers itself: it acts
+	// in the transaction that logs the call, and returns the answer. It may be
+	// called more than once.
+	Act func(Cast) (answer string, failed bool, err error)
 }
 
-// BeginRequest takes the queued messages into the log, makes the session
+// BeginRequest takes the queued messages into the log, makes the thread
 // running if it is not, ends a span that a dead run left open, and logs
 // span.model_request_start, whose id it returns with the messages taken.
 func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent, err error) {
@@ -230,49 +313,74 @@ func (r *Run) BeginRequest(ctx context.Context) (spanID string, taken []LogEvent
 		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
 			return err
 		}
-		if m.status != api.SessionRunning {
+		if m.t.status != api.SessionRunning {
 			if err := m.change(causeInput, api.StopReason{}, nil); err != nil {
 				return err
 			}
 		}
-		inbox, err := m.inbox()
+		inbox, err := m.messages()
 		if err != nil {
 			return err
 		}
 		taken = nil
 		for _, e := range inbox {
-			if e.Type == api.EventUserInterrupt {
-				continue
-			}
 			if err := m.takeEffect(e); err != nil {
 				return err
 			}
 			taken = append(taken, e)
 		}
+		received, err := m.deliver()
+		if err != nil {
+			return err
+		}
+		taken = append(taken, received...)
 		span := &api.MarkerEvent{EventHead: api.EventHead{Type: api.EventModelRequestStart}}
 		if err := m.append(span, nil); err != nil {
 			return err
 		}
-		m.spanID, spanID = span.ID, span.ID
+		m.t.spanID, spanID = span.ID, span.ID
 		return nil
 	})
 	return spanID, taken, err
 }
 
+// messages reads clients' messages to the thread that have yet to take effect.
+func (m *mutation) messages() ([]LogEvent, error) {
+	if !m.t.primary() {
+		return nil, nil
+	}
+	inbox, err := m.inbox()
+	return slices.DeleteFunc(inbox, isInterrupt), err
+}
+
+// waiting tells whether messages of whatever kind wait for the thread.
+func (m *mutation) waiting() (bool, error) {
+	messages, err := m.messages()
+	if err != nil || len(messages) > 0 {
+		return true, err
+	}
+	n, err := m.undelivered()
+	return n > 0, err
+}
+
 // endSpan logs the end of the model request in flight, if there is one.
 func (m *mutation) endSpan(failed bool, usage api.ModelUsage) error {
-	if m.spanID == "" {
+	if m.t.spanID == "" {
 		return nil
 	}
 	end := &api.ModelRequestEndEvent{
 		EventHead:           api.EventHead{Type: api.EventModelRequestEnd},
-		ModelRequestStartID: m.spanID, IsError: &failed, ModelUsage: usage,
+		ModelRequestStartID: m.t.spanID, IsError: &failed, ModelUsage: usage,
 	}
-	m.spanID = ""
+	m.t.spanID = ""
 	m.inputTokens += usage.InputTokens
 	m.outputTokens += usage.OutputTokens
 	m.cacheRead += usage.CacheReadInputTokens
 	m.cacheWrite += usage.CacheCreationInputTokens
+	m.t.inputTokens += usage.InputTokens
+	m.t.outputTokens += usage.OutputTokens
+	m.t.cacheRead += usage.CacheReadInputTokens
+	m.t.cacheWrite += usage.CacheCreationInputTokens
 	return m.append(end, nil)
 }
 
@@ -282,16 +390,45 @@ func (m *mutation) log(drafts []Draft) error {
 		if err := m.append(d.Event, d.Private); err != nil {
 			return err
 		}
-		if d.Call == nil {
-			continue
-		}
-		_, err := m.tx.Exec(m.ctx, `INSERT INTO tool_calls (id, session_id, seq, kind, name, permission, state, answer, result_id, confirmation_id)
-			VALUES (?, ?, ?, ?, ?, ?, 'open', '', '', '')`, d.Event.Head().ID, m.id, m.seq, d.Call.Kind, d.Call.Name, d.Call.Permission)
-		if err != nil {
-			return fmt.Errorf("open call %s: %w", d.Event.Head().ID, err)
+		switch {
+		case d.Act != nil:
+			if err := m.act(d); err != nil {
+				return err
+			}
+		case d.Call != nil:
+			if err := m.openCall(d); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (m *mutation) openCall(d Draft) error {
+	_, err := m.tx.Exec(m.ctx, `INSERT INTO tool_calls (id, session_id, thread_id, seq, kind, name, permission, state, answer, result_id, confirmation_id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, 'open', '', '', '')`, d.Event.Head().ID, m.id, m.t.callsID(), m.t.seq, d.Call.Kind, d.Call.Name, d.Call.Permission)
+	if err != nil {
+		return fmt.Errorf("open call %s: %w", d.Event.Head().ID, err)
+	}
+	if m.t.primary() {
+		return nil
+	}
+	// In its own log a call does not name its thread.
+	routed(d.Event, &m.t.id)
+	defer routed(d.Event, nil)
+	return m.post(d.Event)
+}
+
+// act answers a call that the brain answers itself.
+func (m *mutation) act(d Draft) error {
+	answer, failed, err := d.Act(Cast{m})
+	if err != nil {
+		return err
+	}
+	return m.append(&api.ToolResultEvent{
+		EventHead: api.EventHead{Type: api.EventAgentToolResult}, ToolUseID: d.Event.Head().ID,
+		Content: []api.Block{api.TextBlock(answer)}, IsError: &failed,
+	}, nil)
 }
 
 // Completion is how a model request ended well.
@@ -307,8 +444,9 @@ type Completion struct {
 }
 
 // CompleteRequest logs what a request brought, with its span and usage, moves
-// the session to where it now stands (waiting for answers, idle, or still
-// running when more is to be done) and releases the run.
+// the thread to where it now stands (waiting for answers, idle, or still
+// running when more is to be done) and releases the run. The last words of a
+// turn go to the thread that asked for it.
 func (r *Run) CompleteRequest(ctx context.Context, c Completion) error {
 	return r.mutate(ctx, func(m *mutation) error {
 		if err := m.log(c.Drafts); err != nil {
@@ -317,8 +455,8 @@ func (r *Run) CompleteRequest(ctx context.Context, c Completion) error {
 		if err := m.endSpan(false, c.Usage); err != nil {
 			return err
 		}
-		m.failures = 0
-		m.release()
+		m.t.failures = 0
+		m.t.release()
 		calls, err := m.openCalls()
 		if err != nil {
 			return err
@@ -326,43 +464,74 @@ func (r *Run) CompleteRequest(ctx context.Context, c Completion) error {
 		if len(calls) > 0 {
 			return m.settle()
 		}
-		inbox, err := m.inbox()
+		waiting, err := m.waiting()
 		if err != nil {
 			return err
 		}
-		if c.Continue || len(inbox) > 0 {
-			m.makeDue(m.now)
+		if c.Continue || waiting || m.t.halted {
+			m.t.makeDue(m.now)
 			return nil
 		}
-		stop := c.Stop
-		if stop == "" {
+		stop, words := c.Stop, spoken(c.Drafts)
+		switch stop {
+		case "":
 			stop = api.StopEndTurn
+		case api.StopRefusal:
+			words += "\n(The agent's model declined to go on.)"
+		}
+		if err := m.report(strings.TrimSpace(words)); err != nil {
+			return err
 		}
 		return m.change(causeEnd, api.StopReason{Type: stop}, c.StopDetails)
 	})
 }
 
-// FailRequest logs a failed request. With retry status retrying the session is
+// spoken is the text of what was said.
+func spoken(drafts []Draft) string {
+	var words []string
+	for _, d := range drafts {
+		if e, ok := d.Event.(*api.ContentEvent); ok {
+			for _, b := range e.Content {
+				words = append(words, b.Text)
+			}
+		}
+	}
+	return strings.Join(words, "\n")
+}
+
+// FailRequest logs a failed request. With retry status retrying the thread is
 // rescheduled and due at retryAt; exhausted ends the turn, and what was queued
-// with it; terminal ends the session. It releases the run.
+// with it; terminal ends the thread, and with the primary one the session. It
+// releases the run.
 func (r *Run) FailRequest(ctx context.Context, e api.SessionError, retryAt time.Time) error {
 	return r.mutate(ctx, func(m *mutation) error {
 		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
 			return err
 		}
-		if err := m.append(&api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: e}, nil); err != nil {
+		failure := &api.SessionErrorEvent{EventHead: api.EventHead{Type: api.EventSessionError}, Error: e}
+		if err := m.append(failure, nil); err != nil {
 			return err
 		}
-		m.release()
-		switch e.RetryStatus.Type {
-		case api.RetryRetrying:
-			m.failures++
-			m.makeDue(retryAt)
-			return m.change(causeRetry, api.StopReason{}, nil)
-		case api.RetryTerminal:
-			return m.terminate(causeFatal)
+		if err := m.crossPost(failure); err != nil {
+			return err
 		}
-		m.failures = 0
+		m.t.release()
+		if e.RetryStatus.Type == api.RetryRetrying {
+			m.t.failures++
+			m.t.makeDue(retryAt)
+			return m.change(causeRetry, api.StopReason{}, nil)
+		}
+		if err := m.report("(The agent could not go on: " + e.Message + ")"); err != nil {
+			return err
+		}
+		switch {
+		case e.RetryStatus.Type != api.RetryTerminal:
+		case m.t.primary():
+			return m.terminate(causeFatal)
+		default:
+			return m.endThread(causeFatal)
+		}
+		m.t.failures = 0
 		if err := m.flush(); err != nil {
 			return err
 		}
@@ -370,24 +539,84 @@ func (r *Run) FailRequest(ctx context.Context, e api.SessionError, retryAt time.
 	})
 }
 
-// flush takes everything queued into the log, for a turn that ends without it.
+// flush takes everything queued for the thread into its log, for a turn that
+// ends without it.
 func (m *mutation) flush() error {
+	messages, err := m.messages()
+	if err != nil {
+		return err
+	}
+	for _, e := range messages {
+		if err := m.takeEffect(e); err != nil {
+			return err
+		}
+	}
+	if _, err := m.deliver(); err != nil {
+		return err
+	}
+	if err := m.seeInterrupts(); err != nil {
+		return err
+	}
+	m.t.halted = false
+	return m.takeInterrupts()
+}
+
+// seeInterrupts logs the interrupts that the thread applies in its own log.
+func (m *mutation) seeInterrupts() error {
+	if m.t.primary() || !m.t.halted {
+		return nil // the primary thread's log is the session's, where they are
+	}
 	inbox, err := m.inbox()
 	if err != nil {
 		return err
 	}
 	for _, e := range inbox {
-		if err := m.takeEffect(e); err != nil {
-			return err
+		if to := e.Event.SessionThreadID; isInterrupt(e) && (to == nil || *to == m.t.id) {
+			copied := &api.InterruptEvent{EventHead: api.EventHead{ID: e.ID, Type: e.Type}, SessionThreadID: to}
+			if err := m.append(copied, nil); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// ApplyInterrupt takes the queued interrupts into the log: what the model had
-// said so far is kept, the span ends, open calls are answered in the server's
-// name and take no other result, and the session goes idle with end_turn.
-// Messages queued meanwhile then start the next turn. It releases the run.
+// takeInterrupts lets the queued interrupts take effect that all threads they
+// are for have applied.
+func (m *mutation) takeInterrupts() error {
+	return m.on(&m.primary, func() error {
+		inbox, err := m.inbox()
+		if err != nil {
+			return err
+		}
+		for _, e := range inbox {
+			if !isInterrupt(e) || m.pending(e) {
+				continue
+			}
+			if err := m.takeEffect(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pending tells whether a thread has yet to apply an interrupt.
+func (m *mutation) pending(e LogEvent) bool {
+	for _, t := range append([]*thread{&m.primary}, m.others...) {
+		if to := e.Event.SessionThreadID; t.halted && (to == nil || *to == t.id) {
+			return true
+		}
+	}
+	return false
+}
+
+// ApplyInterrupt applies the queued interrupts: what the model had said so far
+// is kept, the span ends, open calls are answered in the server's name and take
+// no other result, and the thread goes idle with end_turn. Other threads that
+// were interrupted and have no run do so too. Messages of clients that were
+// queued meanwhile then start the next turn; those of threads are only logged.
+// It releases the run.
 func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.ModelUsage) error {
 	return r.mutate(ctx, func(m *mutation) error {
 		if err := m.log(partial); err != nil {
@@ -396,44 +625,86 @@ func (r *Run) ApplyInterrupt(ctx context.Context, partial []Draft, usage api.Mod
 		if err := m.endSpan(len(partial) == 0, usage); err != nil {
 			return err
 		}
-		inbox, err := m.inbox()
-		if err != nil {
-			return err
-		}
-		messages := false
-		for _, e := range inbox {
-			if e.Type != api.EventUserInterrupt {
-				messages = true
-			} else if err := m.takeEffect(e); err != nil {
-				return err
+		m.t.release()
+		m.t.halted = true // whatever made the run stop
+		var stopped []*thread
+		for _, t := range append([]*thread{&m.primary}, m.inOrder()...) {
+			if t.halted && !t.runUntil.Valid {
+				stopped = append(stopped, t)
 			}
 		}
-		if err := m.interruptCalls(); err != nil {
-			return err
-		}
-		m.setBlocking(nil)
-		m.due, m.failures = sql.NullInt64{}, 0
-		m.release()
-		if err := m.change(causeEnd, api.StopReason{Type: api.StopEndTurn}, nil); err != nil {
-			return err
-		}
-		if messages {
-			return m.start()
-		}
-		return nil
+		return m.halt(stopped)
 	})
 }
 
-// interruptCalls answers the open calls with word of the interrupt. Without an
-// answer in the log, of the kind they look for, the official TypeScript workers
-// would run them again whenever they come back to the session.
-func (m *mutation) interruptCalls() error {
+// halt stops threads. The interrupts come first in their logs, then what they
+// do. The threads go idle together, so that the session says so once.
+func (m *mutation) halt(threads []*thread) error {
+	each := func(do func() error) error {
+		for _, t := range threads {
+			if err := m.on(t, do); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := each(func() error {
+		if err := m.endSpan(true, api.ModelUsage{}); err != nil {
+			return err
+		}
+		if err := m.seeInterrupts(); err != nil {
+			return err
+		}
+		m.t.halted, m.t.due, m.t.failures = false, sql.NullInt64{}, 0
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := m.takeInterrupts(); err != nil {
+		return err
+	}
+	err = each(func() error {
+		if err := m.interruptCalls("The user interrupted before this call had finished. It may have run in part."); err != nil {
+			return err
+		}
+		m.t.setBlocking(nil)
+		_, err := m.deliver()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	m.moving = true
+	if err := each(func() error { return m.change(causeEnd, api.StopReason{Type: api.StopEndTurn}, nil) }); err != nil {
+		return err
+	}
+	m.moving = false
+	if err := m.follow(api.StopReason{Type: api.StopEndTurn}, nil); err != nil || !slices.Contains(threads, &m.primary) {
+		return err
+	}
+	return m.on(&m.primary, m.startQueued)
+}
+
+// startQueued starts a turn with the messages of clients, if there are any.
+func (m *mutation) startQueued() error {
+	messages, err := m.messages()
+	if err != nil || len(messages) == 0 {
+		return err
+	}
+	return m.start()
+}
+
+// interruptCalls answers the thread's open calls with why they are void. Without
+// an answer in the log, of the kind they look for, the official TypeScript
+// workers would run them again whenever they come back to the session.
+func (m *mutation) interruptCalls(why string) error {
 	calls, err := m.openCalls()
 	if err != nil {
 		return err
 	}
 	failed := true
-	content := []api.Block{api.TextBlock("The user interrupted before this call had finished. It may have run in part.")}
+	content := []api.Block{api.TextBlock(why)}
 	for _, c := range calls {
 		var answer headed
 		switch {
@@ -444,7 +715,7 @@ func (m *mutation) interruptCalls() error {
 		default:
 			answer = &api.ToolResultEvent{EventHead: api.EventHead{Type: api.EventUserToolResult}, ToolUseID: c.ID, Content: content, IsError: &failed}
 		}
-		if err := m.append(answer, nil); err != nil {
+		if _, err := m.answer(&callRow{Call: c, threadID: m.t.callsID()}, answer); err != nil {
 			return err
 		}
 		if err := m.closeCall(c.ID, callMoot, "", answer.Head().ID); err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"hearth/api"
 )
@@ -33,7 +34,7 @@ func (m *mutation) accept(inputs []input, from Sender) ([]json.RawMessage, error
 	if m.status == api.SessionTerminated {
 		return nil, api.Conflict("session %s is over and takes no more events", m.id)
 	}
-	settles := false
+	var settles []*thread
 	var ids []string
 	for _, in := range inputs {
 		// Events are read back at the end, when all that they cause is known.
@@ -42,19 +43,21 @@ func (m *mutation) accept(inputs []input, from Sender) ([]json.RawMessage, error
 			return nil, err
 		}
 		ids = append(ids, id)
-		settles = settles || answers
+		if answers != nil && !slices.Contains(settles, answers) {
+			settles = append(settles, answers)
+		}
 	}
-	if settles {
-		if err := m.settle(); err != nil {
+	for _, t := range settles {
+		if err := m.on(t, m.settle); err != nil {
 			return nil, err
 		}
 	}
 	return m.eventsByID(ids)
 }
 
-// acceptOne takes one input in. It returns the id of the stored event, and
-// whether calls were answered, so that the session must be settled.
-func (m *mutation) acceptOne(in input, from Sender) (id string, answers bool, err error) {
+// acceptOne takes one input in. It returns the id of the stored event and, when
+// calls were answered, the thread that made them, which must be settled.
+func (m *mutation) acceptOne(in input, from Sender) (id string, answers *thread, err error) {
 	switch e := in.event.(type) {
 	case *api.ContentEvent:
 		return m.acceptMessage(e)
@@ -65,7 +68,7 @@ func (m *mutation) acceptOne(in input, from Sender) (id string, answers bool, er
 	case *api.ToolResultEvent:
 		if m.environmentType == api.EnvironmentCloud {
 			if from == SenderClient {
-				return "", false, api.Invalid(in.path+".type", "user.tool_result is for self_hosted environments; in a cloud environment the server's own workers answer")
+				return "", nil, api.Invalid(in.path+".type", "user.tool_result is for self_hosted environments; in a cloud environment the server's own workers answer")
 			}
 			e.Type = api.EventAgentToolResult
 		}
@@ -73,31 +76,31 @@ func (m *mutation) acceptOne(in input, from Sender) (id string, answers bool, er
 	case *api.CustomToolResultEvent:
 		return m.acceptResult(in.path+".custom_tool_use_id", e.CustomToolUseID, CallCustom, e, fingerprint(e.IsError, e.Content))
 	}
-	return "", false, fmt.Errorf("no way to accept a %T", in.event)
+	return "", nil, fmt.Errorf("no way to accept a %T", in.event)
 }
 
-// acceptMessage starts a turn when the session is free, else queues the message.
-// Somebody cares then what keeps it waiting, so workers are offered it anew,
-// even if they had been given up on.
-func (m *mutation) acceptMessage(e *api.ContentEvent) (string, bool, error) {
+// acceptMessage starts a turn of the primary thread when it is free, else queues
+// the message. Somebody cares then what keeps it waiting, so workers are offered
+// the session anew, even if they had been given up on.
+func (m *mutation) acceptMessage(e *api.ContentEvent) (string, *thread, error) {
 	free, err := m.free()
 	if err != nil {
-		return "", false, err
+		return "", nil, err
 	}
 	if !free {
 		if _, err := m.enqueue(e); err != nil {
-			return "", false, err
+			return "", nil, err
 		}
 		calls, err := m.openCalls()
 		if err != nil {
-			return "", false, err
+			return "", nil, err
 		}
-		return e.ID, false, m.offer(calls)
+		return e.ID, nil, m.offer(calls)
 	}
 	if err := m.append(e, nil); err != nil {
-		return "", false, err
+		return "", nil, err
 	}
-	return e.ID, false, m.start()
+	return e.ID, nil, m.start()
 }
 
 // start begins a turn: hands are offered the session while the brain thinks.
@@ -105,49 +108,77 @@ func (m *mutation) start() error {
 	if err := m.change(causeInput, api.StopReason{}, nil); err != nil {
 		return err
 	}
-	m.makeDue(m.now)
+	m.t.makeDue(m.now)
 	return m.store.queue.Offer(m.ctx, m.tx, m.environmentID, m.id, true)
 }
 
-// free tells whether a message can take effect at once.
+// free tells whether a message to the thread can take effect at once.
 func (m *mutation) free() (bool, error) {
-	if m.status != api.SessionIdle || m.blocking != "[]" {
+	if m.t.status != api.SessionIdle || m.t.blocking != "[]" || m.t.halted {
 		return false, nil
 	}
-	var waiting int
-	err := m.tx.QueryRow(m.ctx, "SELECT COUNT(*) FROM events WHERE session_id = ? AND processed_at IS NULL", m.id).Scan(&waiting)
+	waiting, err := m.undelivered()
+	if err != nil || waiting > 0 || !m.t.primary() {
+		return waiting == 0, err
+	}
+	err = m.tx.QueryRow(m.ctx, "SELECT COUNT(*) FROM events WHERE log_id = ? AND processed_at IS NULL AND type <> ?", m.id, api.EventUserInterrupt).Scan(&waiting)
 	return waiting == 0, err
 }
 
-// acceptInterrupt queues an interrupt for the brain to apply, or just logs it
-// when there is nothing to interrupt.
-func (m *mutation) acceptInterrupt(path string, e *api.InterruptEvent) (string, bool, error) {
-	if e.SessionThreadID != nil && *e.SessionThreadID != m.threadID {
-		return "", false, api.Invalid(path+".session_thread_id", "session %s has no thread %.80q", m.id, *e.SessionThreadID)
+// acceptInterrupt queues an interrupt for the runs of the threads it is for to
+// apply, or just logs it when there is nothing to interrupt.
+func (m *mutation) acceptInterrupt(path string, e *api.InterruptEvent) (string, *thread, error) {
+	targets := append([]*thread{&m.primary}, m.inOrder()...)
+	if e.SessionThreadID != nil {
+		t, err := m.thread(*e.SessionThreadID)
+		if err != nil {
+			return "", nil, err
+		}
+		if t == nil || *e.SessionThreadID == "" || t.status == api.SessionTerminated {
+			return "", nil, api.Invalid(path+".session_thread_id", "session %s has no thread %.80q, or it is over", m.id, *e.SessionThreadID)
+		}
+		targets = []*thread{t}
 	}
-	free, err := m.free()
-	if err != nil {
-		return "", false, err
+	queued := false
+	for _, t := range targets {
+		err := m.on(t, func() error {
+			free, err := m.free()
+			if err != nil || free {
+				return err
+			}
+			queued, t.halted = true, true
+			t.makeDue(m.now)
+			m.grew() // a run that listens to its model looks up
+			return nil
+		})
+		if err != nil {
+			return "", nil, err
+		}
 	}
-	if free {
-		err := m.append(e, nil)
-		return e.ID, false, err
+	if queued {
+		_, err := m.enqueue(e)
+		return e.ID, nil, err
 	}
-	m.makeDue(m.now)
-	_, err = m.enqueue(e)
-	return e.ID, false, err
+	if err := m.append(e, nil); err != nil {
+		return "", nil, err
+	}
+	if t := targets[0]; !t.primary() {
+		return e.ID, nil, m.on(t, func() error { return m.append(e, nil) })
+	}
+	return e.ID, nil, nil
 }
 
 // callRow is what is known of one call.
 type callRow struct {
 	Call
+	threadID                                string // "" for the primary thread
 	state, answer, resultID, confirmationID string
 }
 
 func (m *mutation) call(field, id string) (*callRow, error) {
 	c := callRow{Call: Call{ID: id}}
-	err := m.tx.QueryRow(m.ctx, "SELECT kind, name, permission, state, answer, result_id, confirmation_id FROM tool_calls WHERE id = ? AND session_id = ?", id, m.id).
-		Scan(&c.Kind, &c.Name, &c.Permission, &c.state, &c.answer, &c.resultID, &c.confirmationID)
+	err := m.tx.QueryRow(m.ctx, "SELECT thread_id, kind, name, permission, state, answer, result_id, confirmation_id FROM tool_calls WHERE id = ? AND session_id = ?", id, m.id).
+		Scan(&c.threadID, &c.Kind, &c.Name, &c.Permission, &c.state, &c.answer, &c.resultID, &c.confirmationID)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, api.Invalid(field, "session %s has made no tool call %.80q", m.id, id)
 	}
@@ -160,29 +191,68 @@ func (m *mutation) call(field, id string) (*callRow, error) {
 
 // acceptResult lets the first result of an open call win. The same again is
 // answered alike; anything else is refused and changes nothing.
-func (m *mutation) acceptResult(field, callID string, kind CallKind, event headed, print string) (string, bool, error) {
+func (m *mutation) acceptResult(field, callID string, kind CallKind, event headed, print string) (string, *thread, error) {
 	c, err := m.call(field, callID)
 	if err != nil {
-		return "", false, err
+		return "", nil, err
 	}
 	switch {
 	case c.Kind != kind:
-		return "", false, api.Invalid(field, "call %s of %s is not answered by this type of event", callID, c.Name)
+		return "", nil, api.Invalid(field, "call %s of %s is not answered by this type of event", callID, c.Name)
 	case c.state == callAnswered && c.answer == print:
-		return c.resultID, false, nil
+		return c.resultID, nil, nil
 	case c.state == callAnswered:
-		return "", false, api.Invalid(field, "call %s has already been answered, with another result", callID)
+		return "", nil, api.Invalid(field, "call %s has already been answered, with another result", callID)
 	case c.state == callDenied:
-		return "", false, api.Invalid(field, "call %s was denied and takes no result", callID)
+		return "", nil, api.Invalid(field, "call %s was denied and takes no result", callID)
 	case c.state == callMoot:
-		return "", false, api.Invalid(field, "call %s was interrupted and takes no result", callID)
+		return "", nil, api.Invalid(field, "call %s was interrupted and takes no result", callID)
 	case kind == CallHands && !c.runnable():
-		return "", false, api.Invalid(field, "call %s waits for a user.tool_confirmation and takes no result before it", callID)
+		return "", nil, api.Invalid(field, "call %s waits for a user.tool_confirmation and takes no result before it", callID)
 	}
-	if err := m.append(event, nil); err != nil {
-		return "", false, err
+	t, err := m.answer(c, event)
+	if err != nil {
+		return "", nil, err
 	}
-	return event.Head().ID, true, m.closeCall(callID, callAnswered, print, event.Head().ID)
+	return event.Head().ID, t, m.closeCall(callID, callAnswered, print, event.Head().ID)
+}
+
+// answer logs an event about a call with the thread that made it.
+func (m *mutation) answer(c *callRow, event headed) (*thread, error) {
+	t, err := m.thread(c.threadID)
+	if err == nil && t == nil {
+		err = fmt.Errorf("call %s is of thread %s, which session %s does not have", c.ID, c.threadID, m.id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, m.on(t, func() error {
+		if !t.primary() {
+			routed(event, &t.id)
+		}
+		if err := m.append(event, nil); err != nil {
+			return err
+		}
+		return m.crossPost(event)
+	})
+}
+
+// routed names in an event the thread it goes to or comes from.
+func routed(event headed, threadID *string) {
+	switch e := event.(type) {
+	case *api.ToolUseEvent:
+		e.SessionThreadID = threadID
+	case *api.CustomToolUseEvent:
+		e.SessionThreadID = threadID
+	case *api.ToolConfirmationEvent:
+		e.SessionThreadID = threadID
+	case *api.CustomToolResultEvent:
+		e.SessionThreadID = threadID
+	case *api.ToolResultEvent:
+		if e.Type == api.EventUserToolResult { // its twin has no such field
+			e.SessionThreadID = threadID
+		}
+	}
 }
 
 func (m *mutation) closeCall(id, state, print, resultID string) error {
@@ -194,11 +264,11 @@ func (m *mutation) closeCall(id, state, print, resultID string) error {
 }
 
 // acceptConfirmation lets a held call run, or answers it with the refusal.
-func (m *mutation) acceptConfirmation(path string, e *api.ToolConfirmationEvent) (string, bool, error) {
+func (m *mutation) acceptConfirmation(path string, e *api.ToolConfirmationEvent) (string, *thread, error) {
 	field := path + ".tool_use_id"
 	c, err := m.call(field, e.ToolUseID)
 	if err != nil {
-		return "", false, err
+		return "", nil, err
 	}
 	print := e.Result
 	if e.DenyMessage != nil {
@@ -206,28 +276,29 @@ func (m *mutation) acceptConfirmation(path string, e *api.ToolConfirmationEvent)
 	}
 	switch {
 	case c.Kind != CallHands || c.Permission != api.PermissionAsk:
-		return "", false, api.Invalid(field, "call %s of %s does not wait for a confirmation", c.ID, c.Name)
+		return "", nil, api.Invalid(field, "call %s of %s does not wait for a confirmation", c.ID, c.Name)
 	case c.Confirmed && (c.state == callDenied) == (e.Result == "deny") && (e.Result == "allow" || c.answer == print):
-		return c.confirmationID, false, nil
+		return c.confirmationID, nil, nil
 	case c.Confirmed:
-		return "", false, api.Invalid(field, "call %s has already been confirmed, with another result", c.ID)
+		return "", nil, api.Invalid(field, "call %s has already been confirmed, with another result", c.ID)
 	case c.state == callMoot:
-		return "", false, api.Invalid(field, "call %s was interrupted and takes no confirmation", c.ID)
+		return "", nil, api.Invalid(field, "call %s was interrupted and takes no confirmation", c.ID)
 	}
-	if err := m.append(e, nil); err != nil {
-		return "", false, err
+	t, err := m.answer(c, e)
+	if err != nil {
+		return "", nil, err
 	}
 	if _, err := m.tx.Exec(m.ctx, "UPDATE tool_calls SET confirmation_id = ? WHERE id = ?", e.ID, c.ID); err != nil {
-		return "", false, fmt.Errorf("confirm call %s: %w", c.ID, err)
+		return "", nil, fmt.Errorf("confirm call %s: %w", c.ID, err)
 	}
 	if e.Result == "allow" {
-		return e.ID, true, nil
+		return e.ID, t, nil
 	}
-	return e.ID, true, m.deny(c.ID, e, print)
+	return e.ID, t, m.deny(c, e, print)
 }
 
 // deny answers a call in the server's name.
-func (m *mutation) deny(callID string, e *api.ToolConfirmationEvent, print string) error {
+func (m *mutation) deny(c *callRow, e *api.ToolConfirmationEvent, print string) error {
 	text := "The user denied this call."
 	if e.DenyMessage != nil && *e.DenyMessage != "" {
 		text += " They said: " + *e.DenyMessage
@@ -235,12 +306,12 @@ func (m *mutation) deny(callID string, e *api.ToolConfirmationEvent, print strin
 	failed := true
 	result := &api.ToolResultEvent{
 		EventHead: api.EventHead{Type: api.EventAgentToolResult},
-		ToolUseID: callID, Content: []api.Block{api.TextBlock(text)}, IsError: &failed,
+		ToolUseID: c.ID, Content: []api.Block{api.TextBlock(text)}, IsError: &failed,
 	}
-	if err := m.append(result, nil); err != nil {
+	if _, err := m.answer(c, result); err != nil {
 		return err
 	}
-	return m.closeCall(callID, callDenied, print, result.ID)
+	return m.closeCall(c.ID, callDenied, print, result.ID)
 }
 
 // fingerprint tells whether two results are the same.
@@ -258,7 +329,7 @@ func (m *mutation) eventsByID(ids []string) ([]json.RawMessage, error) {
 	stored := make([]json.RawMessage, len(ids))
 	for i, id := range ids {
 		var raw string
-		if err := m.tx.QueryRow(m.ctx, "SELECT json FROM events WHERE session_id = ? AND id = ?", m.id, id).Scan(&raw); err != nil {
+		if err := m.tx.QueryRow(m.ctx, "SELECT json FROM events WHERE log_id = ? AND id = ?", m.id, id).Scan(&raw); err != nil {
 			return nil, fmt.Errorf("read event %s: %w", id, err)
 		}
 		stored[i] = json.RawMessage(raw)

@@ -1,7 +1,9 @@
 // Package session keeps sessions: their event logs, the state machine that
 // alone may change their status, the tool calls that wait for answers, and the
-// fan-out to subscribers. It owns the tables sessions, events, tool_calls and
-// resource_tokens and may call queue, outbox and db.
+// fan-out to subscribers. A session has one thread or more, each with its own
+// log and its own run. It owns the tables sessions, threads, events, deliveries,
+// tool_calls and resource_tokens and may call queue, outbox and
+// db.
 package session
 
 import (
@@ -65,8 +67,12 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{db: cfg.DB, runTTL: cfg.RunTTL, now: time.Now, recent: newRecent()}
 	if cfg.Alone {
 		err = s.db.Write(ctx, func(tx db.Tx) error {
-			_, err := tx.Exec(ctx, "UPDATE sessions SET run_until = 0 WHERE run_until IS NOT NULL")
-			return err
+			for _, table := range []string{"sessions", "threads"} {
+				if _, err := tx.Exec(ctx, "UPDATE "+table+" SET run_until = 0 WHERE run_until IS NOT NULL"); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	if err != nil {
@@ -79,43 +85,55 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 // each other, so one of them is told late.
 func (s *Store) UseQueue(q Offerer) { s.queue = q }
 
-// row is a row of sessions.
+// row is a row of sessions: the session, and its primary thread.
 type row struct {
-	id, workspaceID, environmentID, environmentType, threadID string
-	agentID                                                   string
-	agentVersion                                              int64
-	status                                                    api.SessionStatus
-	blocking                                                  string // JSON array of the call ids the session waits for
-	title                                                     sql.NullString
-	agent, metadata, vaultIDs, resources                      string // JSON
-	created, updated                                          int64
-	archived, deleted                                         sql.NullInt64
-	seq, epoch                                                int64
-	due, runUntil                                             sql.NullInt64
-	spanID                                                    string // of the model request in flight, or ""
-	failures                                                  int64
-	runningSince                                              sql.NullInt64
-	active                                                    int64 // microseconds spent running, the current stretch not included
-	inputTokens, outputTokens, cacheRead, cacheWrite          int64
-	deploymentID                                              sql.NullString
+	id, workspaceID, environmentID, environmentType  string
+	primary                                          thread
+	agentID                                          string
+	agentVersion                                     int64
+	status                                           api.SessionStatus // what the threads' statuses come to
+	blocking                                         string            // JSON array of the call ids that one thread or another waits for
+	title                                            sql.NullString
+	agent, metadata, vaultIDs, resources             string // JSON
+	created, updated                                 int64
+	archived, deleted                                sql.NullInt64
+	runningSince                                     sql.NullInt64
+	active                                           int64          // microseconds spent running, the current stretch not included
+	inputTokens, outputTokens, cacheRead, cacheWrite int64          // of all threads
+	children                                         int64          // how many threads were made besides the primary one
+	deploymentID                                     sql.NullString // of the deployment that has started it
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, deployment_id`
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, children, deployment_id`
 
 func (r *row) fields() []any {
-	return []any{&r.id, &r.workspaceID, &r.environmentID, &r.environmentType, &r.threadID, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
-		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.seq, &r.epoch, &r.due, &r.runUntil, &r.spanID, &r.failures, &r.runningSince, &r.active,
-		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.deploymentID}
+	return []any{sessionID{r}, &r.workspaceID, &r.environmentID, &r.environmentType, &r.primary.id, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
+		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.primary.seq, &r.primary.epoch, &r.primary.due, &r.primary.runUntil, &r.primary.spanID, &r.primary.failures, &r.runningSince, &r.active,
+		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active, boolean{&r.primary.halted}, boolean{&r.primary.rested}, &r.children, &r.deploymentID}
+}
+
+// sessionID is the id of a session, which is also the id of its primary
+// thread's log.
+type sessionID struct{ to *row }
+
+// Scan implements sql.Scanner.
+func (s sessionID) Scan(from any) error {
+	id, ok := from.(string)
+	if !ok {
+		return fmt.Errorf("the id of a session is a text, not a %T", from)
+	}
+	s.to.id, s.to.primary.sessionID = id, id
+	return nil
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
-		r.id, r.workspaceID, r.environmentID, r.environmentType, r.threadID, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
-		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil, r.spanID, r.failures, r.runningSince, r.active,
-		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.deploymentID)
+		r.id, r.workspaceID, r.environmentID, r.environmentType, r.primary.id, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
+		r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil, r.primary.spanID, r.primary.failures, r.runningSince, r.active,
+		r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), r.children, r.deploymentID)
 	return err
 }
 
@@ -123,9 +141,11 @@ func (r *row) insert(ctx context.Context, tx db.Tx) error {
 // sets are written by Update.
 func (r *row) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE sessions SET status = ?, blocking = ?, updated_at = ?, archived_at = ?, deleted_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
-		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ? WHERE id = ?`,
-		r.status, r.blocking, r.updated, r.archived, r.deleted, r.seq, r.epoch, r.due, r.runUntil,
-		r.spanID, r.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.id)
+		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?,
+		thread_status = ?, thread_blocking = ?, thread_running_since = ?, thread_active = ?, halted = ?, rested = ?, children = ? WHERE id = ?`,
+		r.status, r.blocking, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil,
+		r.primary.spanID, r.primary.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite,
+		r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), r.children, r.id)
 	if err != nil {
 		return fmt.Errorf("save session %s: %w", r.id, err)
 	}
@@ -178,11 +198,11 @@ func at(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
 
 func micros(t time.Time) sql.NullInt64 { return sql.NullInt64{Int64: t.UnixMicro(), Valid: true} }
 
-// topic is notified with the highest seq of a session when its log has grown,
-// and with a preview, a JSON object, while an event is being written.
-func topic(sessionID string) string { return "session:" + sessionID }
+// topic is notified with the highest seq of a log when it has grown, and with a
+// preview, a JSON object, while an event is being written.
+func topic(logID string) string { return "session:" + logID }
 
-// dueTopic is notified when some session has become due.
+// dueTopic is notified when some thread has become due.
 const dueTopic = "sessions:due"
 
 // Get returns a session; a deleted one is not found.

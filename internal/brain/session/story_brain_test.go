@@ -3,20 +3,28 @@ package session
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"hearth/api"
+	"hearth/internal/db"
 )
 
 // --- the deeds of servers ---
 
-// thinks has the server that runs the session take its next step, as the agent
-// loop would, or claim the session if no server runs it.
+// thinks has a server that runs a thread take its next step, as the agent loop
+// would, or claim a thread if one is due.
 func (s *story) thinks(t *rapid.T) {
+	choices := []*mind{nil}
+	for _, id := range slices.Sorted(maps.Keys(s.minds)) {
+		choices = append(choices, s.minds[id], s.minds[id])
+	}
+	s.mind = evenly(t, "whose turn", choices...)
 	switch {
-	case s.run == nil:
+	case s.mind == nil:
 		if s.claims(t) && evenly(t, "begin", "at once", "at once", "at once", "later") == "at once" {
 			s.steps(t)
 		}
@@ -28,7 +36,8 @@ func (s *story) thinks(t *rapid.T) {
 	s.look(t)
 }
 
-// claims tells whether the session was due.
+// claims tells whether a thread was due. A run whose lease has lapsed may so be
+// succeeded by another.
 func (s *story) claims(t *rapid.T) bool {
 	run, err := s.store.Claim(s.ctx)
 	if err != nil {
@@ -37,27 +46,33 @@ func (s *story) claims(t *rapid.T) bool {
 	if run == nil {
 		return false
 	}
-	if n := len(s.old); run.SessionID != s.id || n > 0 && run.Epoch <= s.old[n-1].Epoch {
-		t.Fatalf("claimed %+v after %+v", run, s.old)
+	if run.SessionID != s.id || run.Epoch <= s.epochs[run.ThreadID] {
+		t.Fatalf("claimed %+v after run %d", run, s.epochs[run.ThreadID])
 	}
-	s.run, s.thinking = run, false
+	if before := s.minds[run.ThreadID]; before != nil {
+		s.old = append(s.old, before.run)
+	}
+	s.epochs[run.ThreadID] = run.Epoch
+	s.mind = &mind{run: run}
+	s.minds[run.ThreadID] = s.mind
 	return true
 }
 
 // leaves ends the current run, whose writes must be refused from now on.
 func (s *story) leaves() {
-	s.old, s.run, s.thinking = append(s.old, s.run), nil, false
+	s.old = append(s.old, s.run)
+	delete(s.minds, s.run.ThreadID)
 }
 
 // steps does what a run begins with.
 func (s *story) steps(t *rapid.T) {
-	ended := s.over || s.deleted
+	ended := s.ended(s.run.ThreadID)
 	snap, err := s.run.Snapshot(s.ctx)
 	if err == nil {
 		switch {
-		case snap.Interrupted() && !ended:
+		case snap.Halted && !ended:
 			err = s.run.ApplyInterrupt(s.ctx, nil, api.ModelUsage{})
-		case snap.Session.Status == api.SessionTerminated, len(snap.Open) > 0, snap.Session.Status == api.SessionIdle && len(snap.Inbox) == 0:
+		case snap.Thread.Status == api.SessionTerminated, len(snap.Open) > 0, snap.Thread.Status == api.SessionIdle && len(snap.Inbox)+snap.Undelivered == 0:
 			err = s.run.Release(s.ctx, time.Time{})
 		default:
 			_, _, err = s.run.BeginRequest(s.ctx)
@@ -73,8 +88,8 @@ func (s *story) steps(t *rapid.T) {
 // wantWritten wants a write of the current run to have gone well, or to have
 // been refused because a client has ended the session.
 func (s *story) wantWritten(t *rapid.T, what string, err error) {
-	if refused := err != nil; refused != (s.over || s.deleted) {
-		t.Fatalf("%s of a session that is over (%v) or deleted (%v): %v", what, s.over, s.deleted, err)
+	if refused := err != nil; refused != s.ended(s.run.ThreadID) {
+		t.Fatalf("%s of thread %q, which is over (%v): %v", what, s.run.ThreadID, s.ended(s.run.ThreadID), err)
 	}
 }
 
@@ -85,7 +100,7 @@ func (s *story) endsRequest(t *rapid.T) {
 		s.wantWritten(t, "renew", s.run.Renew(s.ctx))
 		return
 	case "die": // the server dies, and its lease lapses
-		s.dead = s.run
+		s.dead[s.run.ThreadID] = s.run
 		s.clock.advance(runTTL)
 	case "fail":
 		s.fails(t, evenly(t, "retry status", api.RetryRetrying, api.RetryRetrying, api.RetryExhausted, api.RetryTerminal))
@@ -93,7 +108,7 @@ func (s *story) endsRequest(t *rapid.T) {
 		partial := Draft{Event: &api.ContentEvent{EventHead: api.EventHead{Type: api.EventAgentMessage}, Content: []api.Block{api.TextBlock("I was going to")}}}
 		s.wantWritten(t, "interrupt", s.run.ApplyInterrupt(s.ctx, []Draft{partial}, s.spends(t)))
 	default:
-		c := Completion{Drafts: drawDrafts(t), Usage: s.spends(t), Stop: evenly(t, "stop", "", api.StopRefusal)}
+		c := Completion{Drafts: s.drawDrafts(t), Usage: s.spends(t), Stop: evenly(t, "stop", "", api.StopRefusal)}
 		for _, d := range c.Drafts {
 			if use, ok := d.Event.(*api.ToolUseEvent); ok && use.EvaluatedPermission == api.PermissionDeny {
 				c.Continue = true
@@ -107,14 +122,29 @@ func (s *story) endsRequest(t *rapid.T) {
 func (s *story) fails(t *rapid.T, retry string) {
 	failure := api.SessionError{Type: api.SessionErrorModelOverloaded, Message: "too much to do", RetryStatus: api.RetryStatus{Type: retry}}
 	s.wantWritten(t, "fail", s.run.FailRequest(s.ctx, failure, s.clock.now().Add(2*time.Second)))
-	s.over = s.over || retry == api.RetryTerminal
+	switch {
+	case retry != api.RetryTerminal:
+	case s.run.ThreadID == "":
+		s.over = true
+	default:
+		s.overThreads[s.run.ThreadID] = true
+	}
 }
 
+// ended tells whether a thread takes no more writes.
+func (s *story) ended(threadID string) bool { return s.over || s.deleted || s.overThreads[threadID] }
+
 // drawDrafts draws what a model says: text, thinking and calls.
-func drawDrafts(t *rapid.T) []Draft {
+func (s *story) drawDrafts(t *rapid.T) []Draft {
 	var drafts []Draft
+	kinds := []string{"text", "thinking", "allow", "allow", "ask", "ask", "custom", "deny"}
+	if s.run.ThreadID == "" {
+		kinds = append(kinds, "send", "send", "send")
+	}
 	for range rapid.IntRange(1, 4).Draw(t, "length of the reply") {
-		switch kind := evenly(t, "draft", "text", "thinking", "allow", "allow", "ask", "ask", "custom", "deny"); kind {
+		switch kind := evenly(t, "draft", kinds...); kind {
+		case "send":
+			drafts = append(drafts, s.drawSend(t))
 		case "text":
 			drafts = append(drafts, Draft{Event: &api.ContentEvent{EventHead: api.EventHead{Type: api.EventAgentMessage}, Content: []api.Block{api.TextBlock("hm")}}})
 		case "thinking":
@@ -134,6 +164,30 @@ func drawDrafts(t *rapid.T) []Draft {
 	return drafts
 }
 
+// drawSend draws a call that makes a thread, or goes on in one.
+func (s *story) drawSend(t *rapid.T) Draft {
+	to := evenly(t, "to", append([]string{"", ""}, s.threads...)...)
+	return Draft{
+		Event: &api.ToolUseEvent{EventHead: api.EventHead{ID: api.NewID(api.PrefixEvent), Type: api.EventAgentToolUse}, Name: api.ToolSendToAgent, Input: json.RawMessage("{}"), EvaluatedPermission: api.PermissionAllow},
+		Act: func(c Cast) (string, bool, error) {
+			var err error
+			if to == "" {
+				members, failed := c.Members()
+				if failed != nil {
+					return "", false, failed
+				}
+				_, err = c.Start(members[0], "do something")
+			} else {
+				_, err = c.Send(to, "do more")
+			}
+			if err != nil && !errors.Is(err, ErrThreadOver) && !errors.Is(err, ErrInterrupted) {
+				return "", false, err
+			}
+			return "well", err != nil, nil
+		},
+	}
+}
+
 // spends draws what a model request costs, which the session must then count.
 func (s *story) spends(t *rapid.T) api.ModelUsage {
 	n := rapid.Int64Range(0, 1000)
@@ -141,7 +195,7 @@ func (s *story) spends(t *rapid.T) api.ModelUsage {
 		InputTokens: n.Draw(t, "input"), OutputTokens: n.Draw(t, "output"),
 		CacheCreationInputTokens: n.Draw(t, "cache written"), CacheReadInputTokens: n.Draw(t, "cache read"),
 	}
-	if !s.over && !s.deleted {
+	if !s.ended(s.run.ThreadID) {
 		s.spent += u.InputTokens + u.OutputTokens + u.CacheCreationInputTokens + u.CacheReadInputTokens
 	}
 	return u
@@ -153,8 +207,8 @@ func (s *story) oldRunWrites(t *rapid.T) {
 		return
 	}
 	run := rapid.SampledFrom(s.old).Draw(t, "old run")
-	if s.run == nil && run == s.dead {
-		return // a lapsed lease is good until somebody else claims the session
+	if run == s.dead[run.ThreadID] && run.Epoch == s.epochs[run.ThreadID] && !s.ended(run.ThreadID) {
+		return // a lapsed lease is good until somebody else claims the thread
 	}
 	before := s.log
 	for what, err := range writes(s.bench, run) {
@@ -171,34 +225,39 @@ func (s *story) oldRunWrites(t *rapid.T) {
 // left to do. A session that then still has something to do, but is not due,
 // would be stuck for ever.
 func (s *story) rests(t *rapid.T) {
-	for range 30 {
+	for range 60 + 30*len(s.threads) {
 		s.look(t)
 		if s.over || s.deleted {
 			return
 		}
 		s.answersAll(t)
-		switch {
-		case s.run == nil && !s.claims(t):
-			next, err := s.store.NextDue(s.ctx)
-			if err != nil {
-				t.Fatal(err)
+		for _, id := range slices.Sorted(maps.Keys(s.minds)) {
+			if s.mind = s.minds[id]; s.thinking {
+				s.wantWritten(t, "complete", s.run.CompleteRequest(s.ctx, Completion{}))
+				s.leaves()
+				continue
 			}
-			if next.IsZero() {
-				s.wantAtRest(t)
-				return
-			}
-			s.clock.advance(next.Sub(s.clock.now()))
-		case s.thinking:
-			s.wantWritten(t, "complete", s.run.CompleteRequest(s.ctx, Completion{}))
-			s.leaves()
-		default:
 			s.steps(t)
 		}
+		if len(s.minds) > 0 || s.claims(t) {
+			continue
+		}
+		next, err := s.store.NextDue(s.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next.IsZero() {
+			s.look(t)
+			s.wantAtRest(t)
+			return
+		}
+		s.clock.advance(next.Sub(s.clock.now()))
 	}
 	t.Fatalf("the session does not come to rest: %+v", s.said)
 }
 
 func (s *story) answersAll(t *rapid.T) {
+	s.look(t)
 	for _, c := range s.said.open() {
 		if c.kind == string(CallHands) && !c.runnable() {
 			s.send(t, s.id, SenderClient, map[string]any{"type": "user.tool_confirmation", "tool_use_id": c.id, "result": "allow"})
@@ -216,5 +275,10 @@ func (s *story) wantAtRest(t *rapid.T) {
 		if waits(e) {
 			t.Fatalf("nothing is due, and %s never took effect", e.JSON)
 		}
+	}
+	var waiting int
+	err := s.db.Read(s.ctx, func(tx db.Tx) error { return tx.QueryRow(s.ctx, "SELECT COUNT(*) FROM deliveries").Scan(&waiting) })
+	if err != nil || waiting > 0 {
+		t.Fatalf("nothing is due, and %d messages were never delivered: %v", waiting, err)
 	}
 }

@@ -33,6 +33,12 @@ func (s *story) look(t *rapid.T) {
 		}
 	}
 	s.said = fold(t, s.log, s.clock.now())
+	s.threads = nil
+	for _, e := range s.log {
+		if e.Type == api.EventThreadCreated {
+			s.threads = append(s.threads, *decodeEvent(t, e.JSON).SessionThreadID)
+		}
+	}
 }
 
 // waits tells whether an event has yet to take effect.
@@ -56,6 +62,7 @@ func (s *story) check(t *rapid.T) {
 		return
 	}
 	s.checkSequence(t)
+	s.checkThreads(t)
 	s.checkProjections(t)
 	s.checkSnapshot(t)
 	s.checkPages(t)
@@ -81,8 +88,8 @@ func (s *story) checkSequence(t *rapid.T) {
 			moved++
 		}
 	}
-	if last > r.seq || int64(len(s.log))+moved != r.seq {
-		t.Fatalf("%d numbers were given out, to %d events of which %d were queued first; the last is %d", r.seq, len(s.log), moved, last)
+	if last > r.primary.seq || int64(len(s.log))+moved != r.primary.seq {
+		t.Fatalf("%d numbers were given out, to %d events of which %d were queued first; the last is %d", r.primary.seq, len(s.log), moved, last)
 	}
 }
 
@@ -91,7 +98,11 @@ func (s *story) checkProjections(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Status != s.said.status || got.Usage != s.said.usage || !reflect.DeepEqual(got.Title, s.said.title) {
+	if s.said.children() {
+		s.said.usage.InputTokens, s.said.usage.OutputTokens = got.Usage.InputTokens, got.Usage.OutputTokens
+		s.said.usage.CacheReadInputTokens, s.said.usage.CacheCreation = got.Usage.CacheReadInputTokens, got.Usage.CacheCreation
+	}
+	if got.Status != s.said.status || got.Status != s.said.standing() || got.Usage != s.said.usage || !reflect.DeepEqual(got.Title, s.said.title) {
 		t.Fatalf("the session is %s with %+v and title %v, its log says %s with %+v and title %v", got.Status, got.Usage, got.Title, s.said.status, s.said.usage, s.said.title)
 	}
 	if u := got.Usage; u.InputTokens+u.OutputTokens+u.CacheReadInputTokens+u.CacheCreation.Ephemeral5m != s.spent {
@@ -106,11 +117,107 @@ func (s *story) checkProjections(t *rapid.T) {
 			blocking = append(blocking, c.id)
 		}
 	}
-	switch {
-	case s.said.status == api.SessionIdle && !slices.Equal(s.said.waitsFor, blocking):
+	waitsFor := slices.Sorted(slices.Values(s.said.waitsFor))
+	if slices.Sort(blocking); s.said.status == api.SessionIdle && !slices.Equal(waitsFor, blocking) {
 		t.Fatalf("the session says it waits for %v, and %v block it", s.said.waitsFor, blocking)
-	case s.said.status == api.SessionRunning && len(blocking) > 0:
-		t.Fatalf("the session is running, and %v block it", blocking)
+	}
+	for id, said := range s.said.threads {
+		own := s.blockingOf(id)
+		if said.status == api.SessionIdle && !slices.Equal(said.waitsFor, own) || said.status == api.SessionRunning && len(own) > 0 {
+			t.Fatalf("thread %s is %s and says it waits for %v, and %v block it", id, said.status, said.waitsFor, own)
+		}
+	}
+}
+
+// blockingOf lists the calls that block a thread.
+func (s *story) blockingOf(threadID string) (ids []string) {
+	if threadID == s.said.primaryID {
+		threadID = ""
+	}
+	for _, c := range s.said.open() {
+		if c.thread == threadID && (s.kind != api.EnvironmentCloud || c.kind != string(CallHands) || !c.runnable()) {
+			ids = append(ids, c.id)
+		}
+	}
+	return ids
+}
+
+// checkThreads wants each thread's log to tell the same as the session's, and
+// what the threads have used to come to what the session has.
+func (s *story) checkThreads(t *rapid.T) {
+	listed, last, err := s.store.Threads(s.ctx, ThreadFilter{WorkspaceID: workspace, SessionID: s.id, After: -1, Limit: 1000})
+	if err != nil || last != -1 || len(listed) != len(s.threads)+1 {
+		t.Fatalf("%d threads are listed, %d were made: %v", len(listed), len(s.threads)+1, err)
+	}
+	var spent int64
+	for i, thread := range listed {
+		id := thread.ID
+		if i == 0 {
+			id = ""
+		} else if id != s.threads[i-1] {
+			t.Fatalf("thread %d is %s, made was %s", i, id, s.threads[i-1])
+		}
+		if said := s.said.thread(id); thread.Status != said.status {
+			t.Fatalf("thread %s is %s, the log says %s", thread.ID, thread.Status, said.status)
+		}
+		if u := thread.Usage; u != nil {
+			spent += u.InputTokens + u.OutputTokens + u.CacheReadInputTokens + u.CacheCreation.Ephemeral5m
+		}
+		if i > 0 {
+			s.checkThread(t, id)
+		}
+	}
+	if spent > s.spent {
+		t.Fatalf("the threads have used %d tokens, %d were spent", spent, s.spent)
+	}
+}
+
+// checkThread wants what a thread's log says of its calls to be in the session's
+// log too, and its events to be numbered without gaps.
+func (s *story) checkThread(t *rapid.T, id string) {
+	snap, err := (&Run{SessionID: s.id, ThreadID: id, store: s.store}).Snapshot(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(snap.Inbox) > 0 {
+		t.Fatalf("clients' messages wait for thread %s", id)
+	}
+	status, running := api.SessionIdle, []string{}
+	for i, e := range snap.Log {
+		if e.Seq != int64(i+1) {
+			t.Fatalf("event %d of thread %s has number %d", i+1, id, e.Seq)
+		}
+		switch e.Type {
+		case api.EventThreadStatusRunning:
+			status = api.SessionRunning
+		case api.EventThreadStatusRescheduled:
+			status = api.SessionRescheduling
+		case api.EventThreadStatusIdle:
+			status = api.SessionIdle
+		case api.EventThreadStatusTerminated:
+			status = api.SessionTerminated
+		case api.EventAgentToolUse, api.EventAgentCustomToolUse:
+			if e.Event.SessionThreadID != nil {
+				t.Fatalf("in its own log a call names its thread: %s", e.JSON)
+			}
+			if e.Event.EvaluatedPermission != api.PermissionDeny {
+				running = append(running, e.ID)
+			}
+		case api.EventUserToolResult, api.EventAgentToolResult, api.EventUserCustomToolResult:
+			running = slices.DeleteFunc(running, func(id string) bool { return id == e.Event.ToolUseID+e.Event.CustomToolUseID })
+		}
+	}
+	if said := s.said.thread(id); status != said.status {
+		t.Fatalf("thread %s is %s in its own log, and %s in the session's", id, status, said.status)
+	}
+	var open []string
+	for _, c := range s.said.open() {
+		if c.thread == id {
+			open = append(open, c.id)
+		}
+	}
+	if !slices.Equal(open, running) && len(open)+len(running) > 0 {
+		t.Fatalf("open calls of thread %s are %v in its own log, and %v in the session's", id, running, open)
 	}
 }
 
@@ -122,9 +229,10 @@ func (s *story) checkSnapshot(t *rapid.T) {
 	}
 	var log, inbox []StoredEvent
 	for _, e := range s.log {
-		if !waits(e) {
+		switch {
+		case !waits(e):
 			log = append(log, e)
-		} else {
+		case e.Type != api.EventUserInterrupt:
 			inbox = append(inbox, e)
 		}
 	}
@@ -138,8 +246,9 @@ func (s *story) checkSnapshot(t *rapid.T) {
 	sameCall := func(a Call, b *foldedCall) bool {
 		return a.ID == b.id && string(a.Kind) == b.kind && a.runnable() == (b.kind == string(CallHands) && b.runnable())
 	}
-	if !slices.EqualFunc(snap.Open, s.said.open(), sameCall) {
-		t.Fatalf("open calls are %+v, the log says %+v", snap.Open, s.said.open())
+	own := slices.DeleteFunc(s.said.open(), func(c *foldedCall) bool { return c.thread != "" })
+	if !slices.EqualFunc(snap.Open, own, sameCall) {
+		t.Fatalf("open calls are %+v, the log says %+v", snap.Open, own)
 	}
 }
 
@@ -162,7 +271,7 @@ func (s *story) checkPages(t *rapid.T) {
 	wantSameLog(t, s.log, backwards)
 	var stored []StoredEvent
 	err := s.db.Read(s.ctx, func(tx db.Tx) (err error) {
-		stored, err = storedEvents(s.ctx, tx, "session_id = ? ORDER BY seq", s.id)
+		stored, err = storedEvents(s.ctx, tx, "log_id = ? ORDER BY seq", s.id)
 		return err
 	})
 	if err != nil {

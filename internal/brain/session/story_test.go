@@ -41,7 +41,7 @@ func (s *story) deeds() []deed {
 	message := deed{"message", s.messages}
 	return []deed{
 		think, think, think, think, think, think, think, result, result, result, result, confirm, confirm, message, message,
-		{"results", s.postsAll}, {"interrupt", s.interrupts}, {"nonsense", s.sendsNonsense}, {"change", s.changes}, {"old run", s.oldRunWrites},
+		{"results", s.postsAll}, {"interrupt", s.interrupts}, {"interrupt one", s.interruptsOne}, {"archive one", s.archivesOne}, {"nonsense", s.sendsNonsense}, {"change", s.changes}, {"old run", s.oldRunWrites},
 		{"time passes", s.timePasses}, {"follow", s.follows}, {"read", s.reads}, {"mislead", s.misleads},
 	}
 }
@@ -65,10 +65,13 @@ type story struct {
 	*bench
 	id, kind string
 
-	run      *Run // the current run, nil when there is none
-	thinking bool // it has begun a model request
-	old      []*Run
-	dead     *Run // the last of them that died without a word
+	*mind                        // whose turn it is
+	minds       map[string]*mind // the current runs, by thread
+	old         []*Run
+	dead        map[string]*Run  // the last of each thread that died without a word
+	epochs      map[string]int64 // the latest run of each thread
+	threads     []string         // those made so far, as they were made
+	overThreads map[string]bool  // archived or failed for good
 
 	log     []StoredEvent // as it was when last looked at
 	said    *folded       // what log says
@@ -82,12 +85,18 @@ type story struct {
 	followers []*follower
 }
 
+// mind is a run of a thread, and whether it has begun a model request.
+type mind struct {
+	run      *Run
+	thinking bool
+}
+
 // answer is an input that was accepted, and the id it got.
 type answer struct{ content, id string }
 
 func newStory(t *rapid.T, b *bench) *story {
 	err := b.db.Write(b.ctx, func(tx db.Tx) error {
-		for _, table := range []string{"sessions", "events", "tool_calls", "work", "work_offers"} {
+		for _, table := range []string{"sessions", "events", "tool_calls", "threads", "deliveries", "work", "work_offers"} {
 			if _, err := tx.Exec(b.ctx, "DELETE FROM "+table); err != nil {
 				return err
 			}
@@ -97,7 +106,9 @@ func newStory(t *rapid.T, b *bench) *story {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &story{bench: b, queued: map[string]bool{}, results: map[string]answer{}, answers: map[string]answer{}}
+	s := &story{
+		bench: b, minds: map[string]*mind{}, dead: map[string]*Run{}, epochs: map[string]int64{}, overThreads: map[string]bool{}, queued: map[string]bool{}, results: map[string]answer{}, answers: map[string]answer{},
+	}
 	s.kind = evenly(t, "environment", api.EnvironmentSelfHosted, api.EnvironmentSelfHosted, api.EnvironmentCloud)
 	s.id = b.create(t, s.kind)
 	s.look(t)
@@ -105,8 +116,11 @@ func newStory(t *rapid.T, b *bench) *story {
 	return s
 }
 
-// free tells whether a message takes effect at once.
-func (s *story) free() bool { return s.said.status == api.SessionIdle && len(s.said.waitsFor) == 0 }
+// free tells whether a message takes effect at once, or what else comes to a thread.
+func (s *story) free(threadID string) bool {
+	said := s.said.thread(threadID)
+	return said.status == api.SessionIdle && len(said.waitsFor) == 0
+}
 
 // sends sends inputs. When they must be refused they are, with a plain 4xx, and
 // change nothing. It returns the events answered, nil when refused.
@@ -149,7 +163,7 @@ func (s *story) wantListed(t *rapid.T, id string, raw json.RawMessage) {
 // --- the deeds of clients and workers ---
 
 func (s *story) messages(t *rapid.T) {
-	free := s.free()
+	free := s.free("")
 	inputs := []map[string]any{message("go on")}
 	if rapid.Bool().Draw(t, "with a system message") {
 		inputs = append(inputs, map[string]any{"type": "system.message", "content": text("by the way")})
@@ -165,12 +179,42 @@ func (s *story) messages(t *rapid.T) {
 }
 
 func (s *story) interrupts(t *rapid.T) {
-	free := s.free()
+	free := s.free("")
+	for _, id := range s.threads {
+		free = free && (s.overThreads[id] || s.free(id))
+	}
 	for _, e := range s.sends(t, SenderClient, false, interrupt()) {
 		if (e.ProcessedAt != nil) != free {
 			t.Fatalf("an interrupt of a session that is free (%v): processed at %v", free, e.ProcessedAt)
 		}
 	}
+}
+
+// interruptsOne interrupts one thread, or one that there is not.
+func (s *story) interruptsOne(t *rapid.T) {
+	id := evenly(t, "thread", append([]string{"sthr_none"}, s.threads...)...)
+	refused := id == "sthr_none" || s.overThreads[id]
+	free := !refused && s.free(id)
+	for _, e := range s.sends(t, SenderClient, refused, map[string]any{"type": "user.interrupt", "session_thread_id": id}) {
+		if (e.ProcessedAt != nil) != free {
+			t.Fatalf("an interrupt of a thread that is free (%v): processed at %v", free, e.ProcessedAt)
+		}
+	}
+}
+
+// archivesOne, seldom, ends a thread, which must be idle.
+func (s *story) archivesOne(t *rapid.T) {
+	if len(s.threads) == 0 || s.over || s.deleted || evenly(t, "archive", "yes", "no", "no") == "no" {
+		return
+	}
+	id := evenly(t, "thread", s.threads...)
+	busy := s.said.thread(id).status == api.SessionRunning || s.said.thread(id).status == api.SessionRescheduling
+	_, err := s.store.ArchiveThread(s.ctx, workspace, s.id, id)
+	if got := status(t, err); (got != 0) != busy {
+		t.Fatalf("archiving a thread was answered %d (%v), refusal wanted: %v", got, err, busy)
+	}
+	s.overThreads[id] = s.overThreads[id] || !busy
+	s.look(t)
 }
 
 // posts sends a result, right or wrong in any way, of some call or of none.

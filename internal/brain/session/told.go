@@ -18,7 +18,7 @@ var told = map[api.EventType][]string{
 	api.EventSessionDeleted:           {"session.deleted"},
 	api.EventThreadStatusIdle:         {"session.thread_idled"},
 	api.EventThreadStatusTerminated:   {"session.thread_terminated"},
-	"session.thread_created":          {"session.thread_created"},
+	api.EventThreadCreated:            {"session.thread_created"},
 	"span.outcome_evaluation_end":     {"session.outcome_evaluation_ended"},
 }
 
@@ -28,10 +28,11 @@ var toldStops = map[string]string{
 	"budget_reached":       "session.budget_reached",
 }
 
-// tell notes what the outbox is to be told of an event.
+// tell notes what the outbox is to be told of an event. What happens in threads
+// is repeated in the session's log, and told of there.
 func (m *mutation) tell(t api.EventType, raw json.RawMessage) error {
 	names := told[t]
-	if len(names) == 0 {
+	if len(names) == 0 || !m.t.primary() {
 		return nil
 	}
 	var about struct {

@@ -14,6 +14,9 @@ type Call struct {
 	Tool string `json:"tool"`
 	// Input is the model's input object, untouched.
 	Input json.RawMessage `json:"input"`
+	// Shell names the shell that bash runs in, one for each agent at work in the
+	// sandbox. Empty for the session's own.
+	Shell string `json:"shell,omitempty"`
 	// Timeout bounds the call; zero means DefaultTimeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
 }

@@ -62,14 +62,16 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	if cfg.Init {
 		shell.orphans = newOrphans(ctx)
 	}
-	defer shell.close()
+	shells := newShells(shell)
+	defer shells.close()
 	go shell.warm()
 	s := server{
 		out:   frameWriter{w: w},
 		spill: files.spill,
 		tools: map[string]tool{
-			"bash": shell.bashTool, "read": files.read, "write": files.write, "edit": files.edit, "glob": files.glob, "grep": files.grep,
+			"read": files.read, "write": files.write, "edit": files.edit, "glob": files.glob, "grep": files.grep,
 		},
+		shells:  shells,
 		cancels: map[string]context.CancelFunc{},
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -125,10 +127,11 @@ func cleanEnv(env []string) []string {
 }
 
 type server struct {
-	out   frameWriter
-	tools map[string]tool
-	spill func(text string) (path string, err error)
-	calls sync.WaitGroup
+	out    frameWriter
+	tools  map[string]tool // but for bash
+	shells *shells
+	spill  func(text string) (path string, err error)
+	calls  sync.WaitGroup
 
 	mu      sync.Mutex
 	cancels map[string]context.CancelFunc // of calls in flight, by id; guarded by mu
@@ -161,6 +164,9 @@ func (s *server) cancel(id string) {
 
 func (s *server) run(ctx context.Context, c Call) Result {
 	run, ok := s.tools[c.Tool]
+	if c.Tool == "bash" {
+		run, ok = s.shells.get(c.Shell).bashTool, true
+	}
 	if !ok {
 		return Result{ID: c.ID, IsError: true, Text: fmt.Sprintf("there is no tool called %q", c.Tool)}
 	}

@@ -282,17 +282,20 @@ func (r *runner) void(e api.Event) bool {
 	return !r.voidUntil.IsZero() && (e.ProcessedAt == nil || !e.ProcessedAt.After(r.voidUntil))
 }
 
-// begin starts the calls that may run. Those of the shell run one after the
-// other in the order they were made, for each may build on the one before.
+// begin starts the calls that may run. Those of one shell run one after the
+// other in the order they were made, for each may build on the one before. Each
+// thread has its own shell.
 func (r *runner) begin(ctx context.Context) {
-	shellBusy := false
+	busy := map[string]bool{} // shells, by name
 	for _, id := range r.order {
 		c := r.calls[id]
 		shell := c.event.Name == api.ToolBash
-		if c.held || shell && shellBusy {
+		if c.held || shell && busy[shellOf(c.event)] {
 			continue
 		}
-		shellBusy = shellBusy || shell
+		if shell {
+			busy[shellOf(c.event)] = true
+		}
 		if c.running {
 			continue
 		}
@@ -301,6 +304,14 @@ func (r *runner) begin(ctx context.Context) {
 		c.running = true
 		go r.answer(callCtx, id, *c)
 	}
+}
+
+// shellOf names the shell of a call, "" for the primary thread's.
+func shellOf(e api.Event) string {
+	if e.SessionThreadID == nil {
+		return ""
+	}
+	return *e.SessionThreadID
 }
 
 // done takes in how a call ended.
@@ -350,7 +361,7 @@ func (r *runner) execute(ctx context.Context, e api.Event) (*hand.Result, error)
 		return failure(e.ID, "The worker was stopped while this call ran. It may have run in part or as a whole; look before you repeat it. The shell session is a new one."), nil
 	}
 	began := time.Now()
-	result, lost, err := r.box.call(ctx, hand.Call{ID: e.ID, Tool: e.Name, Input: e.Input, Timeout: r.CallTimeout})
+	result, lost, err := r.box.call(ctx, hand.Call{ID: e.ID, Tool: e.Name, Input: e.Input, Shell: shellOf(e), Timeout: r.CallTimeout})
 	switch {
 	case ctx.Err() != nil:
 		r.log.Info("a call was stopped", "call", e.ID, "tool", e.Name)

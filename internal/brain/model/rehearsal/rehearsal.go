@@ -32,6 +32,7 @@ const explanation = `I am not a language model. I am the rehearsal that stands i
   glob PATTERN              find files by name
   grep PATTERN              find lines in files
   tool NAME {JSON}          call a custom tool
+  @NAME MESSAGE             send a message to an agent; \n begins a new line of it
   &                         join the lines before and after into one parallel turn`
 
 // Stream implements model.Adapter.
@@ -41,11 +42,14 @@ func (Adapter) Stream(ctx context.Context, r model.Request, on func(model.Delta)
 	}
 	script, done := position(r.Messages)
 	turns := parse(script)
+	said := reports(r.Messages)
 	switch {
-	case len(turns) == 0:
-		return say(r, on, explanation), nil
 	case done < len(turns):
 		return call(r, on, turns[done], done), nil
+	case said != "":
+		return say(r, on, said), nil
+	case len(turns) == 0:
+		return say(r, on, explanation), nil
 	}
 	return say(r, on, summary(r.Messages, len(turns))), nil
 }
@@ -66,12 +70,27 @@ func position(messages []model.Message) (script string, done int) {
 	return "", 0
 }
 
+// reports is what agents have said since this model last spoke.
+func reports(messages []model.Message) string {
+	var said []string
+	for i := len(messages) - 1; i >= 0 && messages[i].Role == model.RoleUser; i-- {
+		for _, b := range messages[i].Content {
+			if text, ok := strings.CutPrefix(b.Text, model.ReportStart); ok {
+				name, words, _ := strings.Cut(strings.TrimSuffix(text, model.ReportEnd), ">\n")
+				name, _, _ = strings.Cut(name, " (")
+				said = append(said, name+" says: "+words)
+			}
+		}
+	}
+	return strings.Join(said, "\n")
+}
+
 // lastText is what a person wrote in a message, which is not what the
-// application added to it. Messages queued one after the other come as one; the
+// application or another agent added to it. Messages queued one after the other come as one; the
 // last of them counts.
 func lastText(m model.Message) string {
 	for i := len(m.Content) - 1; i >= 0; i-- {
-		if b := m.Content[i]; b.Type == model.BlockText && strings.TrimSpace(b.Text) != "" && !strings.HasPrefix(b.Text, model.SystemStart) {
+		if b := m.Content[i]; b.Type == model.BlockText && strings.TrimSpace(b.Text) != "" && !strings.HasPrefix(b.Text, model.SystemStart) && !strings.HasPrefix(b.Text, model.ReportStart) {
 			return b.Text
 		}
 	}
@@ -122,6 +141,13 @@ func parseLine(line string) (instruction, bool) {
 	rest = strings.TrimSpace(rest)
 	if rest == "" {
 		return instruction{}, false
+	}
+	if to, ok := strings.CutPrefix(word, "@"); ok {
+		field := "agent"
+		if strings.HasPrefix(to, api.PrefixThread+"_") {
+			field = "thread_id"
+		}
+		return instruction{api.ToolSendToAgent, map[string]any{field: to, "message": strings.ReplaceAll(rest, `\n`, "\n")}}, to != ""
 	}
 	switch word {
 	case "$":

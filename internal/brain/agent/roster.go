@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hearth/api"
+	"hearth/internal/db"
+)
+
+// maxRoster is how many agents a roster may hold.
+const maxRoster = 20
+
+// rosterEntry is an entry of a roster as requests give it.
+type rosterEntry struct {
+	Type    string              `json:"type"`
+	ID      string              `json:"id"`
+	Version api.Optional[int64] `json:"version"`
+	Model   string              `json:"model"`
+}
+
+// applyRoster sets the roster an agent is to have. Who is on it is resolved to
+// versions now, so that the coordinator stays what it was when it was saved.
+func (p Params) applyRoster(ctx context.Context, tx db.Tx, workspaceID string, a *api.Agent) error {
+	if p.Multiagent.Given() {
+		roster, err := parseRoster(p.Multiagent.Value)
+		if err != nil {
+			return err
+		}
+		held := api.Multiagent{Type: api.MultiagentCoordinator}
+		seen := map[string]bool{}
+		for i, entry := range roster {
+			field := fmt.Sprintf("multiagent.agents[%d]", i)
+			who, pinned, err := entry.pin(ctx, tx, workspaceID, field, a)
+			if err != nil {
+				return err
+			}
+			if seen[who] {
+				return api.Invalid(field, "%s is on the roster twice", who)
+			}
+			seen[who] = true
+			held.Agents = append(held.Agents, pinned)
+		}
+		raw, err := json.Marshal(held)
+		if err != nil {
+			return err
+		}
+		a.Multiagent = raw
+	}
+	return checkReserved(a)
+}
+
+// checkReserved keeps the names of a coordinator's own tools free.
+func checkReserved(a *api.Agent) error {
+	if string(a.Multiagent) == "null" {
+		return nil
+	}
+	for i, t := range a.Tools {
+		if t.Type == api.ToolTypeCustom && (t.Name == api.ToolListAgents || t.Name == api.ToolSendToAgent) {
+			return api.Invalid(fmt.Sprintf("tools[%d].name", i), "%s is the name of a tool that agents with a roster have", t.Name).WithCode("tool_name_conflict")
+		}
+	}
+	return nil
+}
+
+func parseRoster(raw json.RawMessage) ([]rosterEntry, error) {
+	var p struct {
+		Type   string            `json:"type"`
+		Agents []json.RawMessage `json:"agents"`
+	}
+	if err := decode("multiagent", raw, &p); err != nil {
+		return nil, err
+	}
+	if p.Type != api.MultiagentCoordinator {
+		return nil, api.Invalid("multiagent.type", "must be coordinator; %.80q is not supported by this server", p.Type)
+	}
+	if n := len(p.Agents); n == 0 || n > maxRoster {
+		return nil, api.Invalid("multiagent.agents", "holds %d agents, 1 to %d are allowed", n, maxRoster)
+	}
+	entries := make([]rosterEntry, len(p.Agents))
+	for i, one := range p.Agents {
+		field := fmt.Sprintf("multiagent.agents[%d]", i)
+		if json.Unmarshal(one, &entries[i].ID) == nil && entries[i].ID != "" {
+			entries[i].Type = api.RosterAgent
+			continue
+		}
+		if err := decode(field, one, &entries[i]); err != nil {
+			return nil, err
+		}
+		if err := entries[i].check(field); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+// check checks an entry for itself.
+func (e rosterEntry) check(field string) error {
+	switch e.Type {
+	case api.RosterAdvisor:
+		_, err := checkModel(field+".model", api.ModelConfig{ID: e.Model})
+		return err
+	case api.RosterSelf:
+	case api.RosterAgent:
+		if e.ID == "" {
+			return api.Invalid(field+".id", "is required")
+		}
+	default:
+		return api.Invalid(field+".type", "must be one of agent, self, advisor")
+	}
+	if e.Version.Given() && e.Version.Value < 1 {
+		return api.Invalid(field+".version", "must be at least 1")
+	}
+	return nil
+}
+
+// pin resolves an entry of the roster of a, and tells who it is, so that nobody
+// is on a roster twice.
+func (e rosterEntry) pin(ctx context.Context, tx db.Tx, workspaceID, field string, a *api.Agent) (who string, pinned json.RawMessage, err error) {
+	switch e.Type {
+	case api.RosterAdvisor:
+		pinned, err = json.Marshal(api.Advisor{Type: api.RosterAdvisor, Model: e.Model})
+		return "an advisor", pinned, err
+	case api.RosterSelf:
+		e.ID = a.ID
+	}
+	ref := api.RosterReference{ID: e.ID, Type: api.RosterAgent, Version: a.Version}
+	if e.ID != a.ID {
+		member, err := getVersion(ctx, tx, workspaceID, e.ID, e.Version.Value)
+		var missing *api.Error
+		switch {
+		case errors.As(err, &missing):
+			return "", nil, api.Invalid(field+".id", "%s", missing.Message)
+		case err != nil:
+			return "", nil, err
+		case member.ArchivedAt != nil:
+			return "", nil, api.Invalid(field, "agent %s is archived", e.ID)
+		case string(member.Multiagent) != "null":
+			return "", nil, api.Invalid(field, "agent %s has a roster of its own; only agents without one can be on a roster", e.ID)
+		}
+		ref.Version = member.Version
+	}
+	pinned, err = json.Marshal(ref)
+	return e.ID, pinned, err
+}
+
+// pinSelf has an agent that is on its own roster be there as it now is.
+func pinSelf(a *api.Agent) error {
+	return eachReference(a.Multiagent, func(ref *api.RosterReference) error {
+		if ref.ID == a.ID {
+			ref.Version = a.Version
+		}
+		return nil
+	}, &a.Multiagent)
+}
+
+// eachReference visits the agents of a roster, and writes it with what the
+// visits make of them.
+func eachReference(roster json.RawMessage, visit func(*api.RosterReference) error, to *json.RawMessage) error {
+	var held *api.Multiagent
+	if err := json.Unmarshal(roster, &held); err != nil || held == nil {
+		return err
+	}
+	for i, raw := range held.Agents {
+		var ref api.RosterReference
+		if err := json.Unmarshal(raw, &ref); err != nil {
+			return err
+		}
+		if ref.Type != api.RosterAgent {
+			continue
+		}
+		if err := visit(&ref); err != nil {
+			return err
+		}
+		changed, err := json.Marshal(ref)
+		if err != nil {
+			return err
+		}
+		held.Agents[i] = changed
+	}
+	raw, err := json.Marshal(held)
+	*to = raw
+	return err
+}
+
+// cast is the roster of an agent as a session holds it: each member in full. An
+// agent on its own roster is there as the session has it, overrides and all.
+func (s *Store) cast(ctx context.Context, workspaceID string, a api.SessionAgent) (json.RawMessage, error) {
+	var held *api.Multiagent
+	if err := json.Unmarshal(a.Multiagent, &held); err != nil || held == nil {
+		return json.RawMessage("null"), err
+	}
+	members := slices.Clone(held.Agents)
+	for i, raw := range members {
+		var ref api.RosterReference
+		if err := json.Unmarshal(raw, &ref); err != nil {
+			return nil, err
+		}
+		if ref.Type != api.RosterAgent {
+			continue
+		}
+		full := a
+		if ref.ID != a.ID {
+			member, err := s.Get(ctx, workspaceID, ref.ID, ref.Version)
+			if err != nil {
+				return nil, err
+			}
+			if member.ArchivedAt != nil {
+				return nil, api.Invalid("agent", "agent %s, which is on the roster of agent %s, is archived", ref.ID, a.ID)
+			}
+			full = sessionAgent(member)
+		}
+		changed, err := json.Marshal(full.Thread())
+		if err != nil {
+			return nil, err
+		}
+		members[i] = changed
+	}
+	return json.Marshal(api.Multiagent{Type: held.Type, Agents: members})
+}
+
+// sessionAgent is an agent as a session holds it, but for its roster.
+func sessionAgent(a api.Agent) api.SessionAgent {
+	return api.SessionAgent{
+		ID: a.ID, Type: "agent", Version: a.Version, Name: a.Name, Description: a.Description, Model: a.Model, System: a.System,
+		Tools: a.Tools, MCPServers: a.MCPServers, Skills: a.Skills, Multiagent: a.Multiagent, ExecutionIdentity: a.ExecutionIdentity,
+	}
+}

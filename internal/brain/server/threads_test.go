@@ -1,0 +1,461 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"hearth/api"
+	"hearth/internal/brain/auth"
+)
+
+var threadVerdicts = map[string]verdict{
+	"GET /v1/sessions/{session_id}/threads":                      forRole(auth.RoleViewer, ""),
+	"GET /v1/sessions/{session_id}/threads/{thread_id}":          forRole(auth.RoleViewer, ""),
+	"POST /v1/sessions/{session_id}/threads/{thread_id}/archive": forRole(auth.RoleDeveloper, ""),
+	"GET /v1/sessions/{session_id}/threads/{thread_id}/events":   forRole(auth.RoleViewer, ""),
+	"GET /v1/sessions/{session_id}/threads/{thread_id}/stream":   forRole(auth.RoleViewer, ""),
+}
+
+var threadForms = []form{
+	{"POST /v1/agents", `{"name":"n","model":"m","multiagent":{"type":"coordinator","agents":["{member_id}",{"type":"agent","id":"{second_id}","version":1},{"type":"self"},{"type":"advisor","model":"m"}]}}`,
+		map[string]string{
+			"multiagent": "object null", "multiagent.type": "string required choice", "multiagent.agents": "array required",
+			"multiagent.agents[0]": "string object", "multiagent.agents[1].type": "string required choice", "multiagent.agents[1].id": "string required choice",
+			"multiagent.agents[1].version": "number null whole", "multiagent.agents[3].model": "string required max 256",
+		}},
+}
+
+// addThreads names the thread that the site's session has made; it is idle.
+func (s *site) addThreads() {
+	s.t.Helper()
+	threads := ok[api.Page[api.Thread]](s.brain, s.brain.key, "GET", "/v1/sessions/"+s.session.ID+"/threads", nil)
+	s.ids["thread_id"] = threads.Data[1].ID
+	s.ids["member_id"], s.ids["second_id"] = s.named("member", api.PolicyAlwaysAllow).ID, s.named("second", api.PolicyAlwaysAllow).ID
+}
+
+// coordinator is an agent on whose roster it is itself.
+func (b *brain) coordinator(roster ...any) api.Agent {
+	b.t.Helper()
+	if len(roster) == 0 {
+		roster = []any{object{"type": "self"}}
+	}
+	return ok[api.Agent](b, b.key, "POST", "/v1/agents", object{
+		"name": "coordinator", "model": "test-model", "multiagent": object{"type": "coordinator", "agents": roster},
+		"tools": []object{
+			{"type": api.ToolTypeAgentToolset},
+			{"type": api.ToolTypeCustom, "name": "ask", "description": "asks", "input_schema": object{"type": "object"}},
+		},
+	})
+}
+
+// named is an agent with a name and the built-in tools.
+func (b *brain) named(name, policy string) api.Agent {
+	b.t.Helper()
+	return ok[api.Agent](b, b.key, "POST", "/v1/agents", object{
+		"name": name, "model": "test-model", "description": "does what " + name + " does",
+		"tools": []object{
+			{"type": api.ToolTypeAgentToolset, "default_config": object{"permission_policy": object{"type": policy}}},
+			{"type": api.ToolTypeCustom, "name": "ask", "description": "asks", "input_schema": object{"type": "object"}},
+		},
+	})
+}
+
+// troupe is a session whose coordinator has two agents to call on.
+type troupe struct {
+	*brain
+	env             api.Environment
+	one, two, chief api.Agent
+	session         api.Session
+}
+
+func (b *brain) troupe(script string) *troupe {
+	b.t.Helper()
+	c := &troupe{brain: b, env: b.environment(), one: b.named("one", api.PolicyAlwaysAllow), two: b.named("two", api.PolicyAlwaysAsk)}
+	c.chief = b.coordinator(c.one.ID, object{"type": "agent", "id": c.two.ID, "version": 1}, object{"type": "advisor", "model": "wise-model"})
+	c.session = b.session(c.chief.ID, c.env.ID, script)
+	return c
+}
+
+func (c *troupe) path(rest string) string { return "/v1/sessions/" + c.session.ID + rest }
+
+func (c *troupe) threads(query string) []api.Thread {
+	c.t.Helper()
+	return ok[api.Page[api.Thread]](c.brain, c.key, "GET", c.path("/threads"+query), nil).Data
+}
+
+// log is the events of the session, or of a thread.
+func (c *troupe) log(threadID string) []api.Event {
+	c.t.Helper()
+	path := c.path("/events")
+	if threadID != "" {
+		path = c.path("/threads/" + threadID + "/events")
+	}
+	return ok[api.Page[api.Event]](c.brain, c.key, "GET", path, nil).Data
+}
+
+func (c *troupe) send(events ...object) []api.Event {
+	c.t.Helper()
+	return ok[api.Page[api.Event]](c.brain, c.key, "POST", c.path("/events"), object{"events": events}).Data
+}
+
+// idle waits until the session is idle, and tells the calls it waits for.
+func (c *troupe) idle() []string {
+	c.t.Helper()
+	return c.awaitIdle(c.session.ID).EventIDs
+}
+
+func typesOf(events []api.Event) (types []string) {
+	for _, e := range events {
+		types = append(types, string(e.Type))
+	}
+	return types
+}
+
+func find(events []api.Event, id string) *api.Event {
+	if i := slices.IndexFunc(events, func(e api.Event) bool { return e.ID == id }); i >= 0 {
+		return &events[i]
+	}
+	return nil
+}
+
+func said(e api.Event) string {
+	var all strings.Builder
+	for _, b := range e.Content {
+		all.WriteString(b.Text)
+	}
+	return all.String()
+}
+
+// TestTwoAgentsAtWork: a coordinator calls on two agents, which act beside each
+// other; what they ask for is seen and answered where the session is followed,
+// and what they say wakes the coordinator.
+func TestTwoAgentsAtWork(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one $ echo first\n&\n@two $ echo second")
+		asked := c.idle()
+		threads := c.threads("")
+		if len(threads) != 3 || len(asked) != 2 {
+			t.Fatalf("%d threads, and %v asked", len(threads), asked)
+		}
+		primary, one, two := threads[0], threads[1], threads[2]
+		if primary.ParentThreadID != nil || *one.ParentThreadID != primary.ID || *two.ParentThreadID != primary.ID {
+			t.Errorf("parents are %v, %v, %v", primary.ParentThreadID, one.ParentThreadID, two.ParentThreadID)
+		}
+		for i, want := range []string{"coordinator", "one", "two"} {
+			var agent api.ThreadAgent
+			must(t, json.Unmarshal(threads[i].Agent, &agent))
+			if agent.Name != want || threads[i].Status != api.SessionIdle || threads[i].SessionID != c.session.ID {
+				t.Errorf("thread %d is of %s and %s", i, agent.Name, threads[i].Status)
+			}
+		}
+
+		// Each call is in its thread's log, and with the thread's name in the session's.
+		log := c.log("")
+		for i, thread := range []api.Thread{one, two} {
+			own, posted := find(c.log(thread.ID), asked[i]), find(log, asked[i])
+			if own == nil || own.SessionThreadID != nil {
+				t.Fatalf("in its own log the call is %+v", own)
+			}
+			if posted == nil || posted.SessionThreadID == nil || *posted.SessionThreadID != thread.ID || posted.Name != own.Name || string(posted.Input) != string(own.Input) {
+				t.Fatalf("in the session's log the call is %+v", posted)
+			}
+		}
+		wantInOrder(t, typesOf(c.log(one.ID)),
+			"agent.thread_message_received", "session.thread_status_running", "span.model_request_start", "agent.tool_use",
+			"span.model_request_end", "session.thread_status_idle")
+		wantInOrder(t, typesOf(log),
+			"user.message", "session.status_running", "session.thread_status_running", "agent.tool_use", "session.thread_created", "agent.thread_message_sent",
+			"session.thread_status_running", "agent.tool_result")
+		if find(log, asked[1]).EvaluatedPermission != api.PermissionAsk {
+			t.Error("the second call needs a permission")
+		}
+
+		// Answers go to the thread that asked, by the id of the call.
+		key := b.envKey(c.env.ID, nil).Key
+		answer := func(call, text string) api.Event {
+			return ok[api.Page[api.Event]](b, key, "POST", c.path("/events"), object{"events": []object{{"type": "user.tool_result", "tool_use_id": call, "content": []object{{"type": "text", "text": text}}}}}).Data[0]
+		}
+		first := answer(asked[0], "first")
+		if first.SessionThreadID == nil || *first.SessionThreadID != one.ID {
+			t.Errorf("the result was routed to %v", first.SessionThreadID)
+		}
+		if again := answer(asked[0], "first"); again.ID != first.ID {
+			t.Error("the same result again is another event")
+		}
+		if a := b.do(key, "POST", c.path("/events"), object{"events": []object{{"type": "user.tool_result", "tool_use_id": asked[0]}}}); a.status != http.StatusBadRequest {
+			t.Errorf("another result of the call is answered %d", a.status)
+		}
+		confirmed := c.send(object{"type": "user.tool_confirmation", "tool_use_id": asked[1], "result": "allow"})[0]
+		if *confirmed.SessionThreadID != two.ID {
+			t.Errorf("the confirmation was routed to %v", *confirmed.SessionThreadID)
+		}
+		answer(asked[1], "second")
+		b.eventually("both have spoken", func() bool {
+			c.idle()
+			return count(c.log(""), api.EventThreadMessageReceived) == 2
+		})
+		if reason := b.awaitIdle(c.session.ID); reason.Type != api.StopEndTurn {
+			t.Errorf("the session ends with %+v", reason)
+		}
+		for i, thread := range []api.Thread{one, two} {
+			received := c.log("")[slices.IndexFunc(c.log(""), func(e api.Event) bool {
+				return e.Type == api.EventThreadMessageReceived && e.FromSessionThreadID == thread.ID
+			})]
+			if received.FromAgentName != []string{"one", "two"}[i] || !strings.HasPrefix(said(received), "Done: 1 calls") {
+				t.Errorf("%s said %q", received.FromAgentName, said(received))
+			}
+		}
+		c.wantUsage(t)
+	})
+}
+
+func count(events []api.Event, kind api.EventType) (n int) {
+	for _, e := range events {
+		if e.Type == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// wantInOrder wants the words in a list in this order, with whatever between.
+func wantInOrder(t *testing.T, list []string, words ...string) {
+	t.Helper()
+	rest := list
+	for _, word := range words {
+		i := slices.Index(rest, word)
+		if i < 0 {
+			t.Fatalf("%s does not come where it should in %v", word, list)
+		}
+		rest = rest[i+1:]
+	}
+}
+
+// wantUsage wants the threads' tokens to come to the session's.
+func (c *troupe) wantUsage(t *testing.T) {
+	t.Helper()
+	whole := ok[api.Session](c.brain, c.key, "GET", c.path(""), nil).Usage
+	var input, output int64
+	for _, thread := range c.threads("") {
+		if thread.Usage == nil || thread.Stats == nil || thread.Usage.InputTokens == 0 || thread.Usage.ActiveSeconds != thread.Stats.ActiveSeconds {
+			t.Errorf("thread %s has used %+v in %+v", thread.ID, thread.Usage, thread.Stats)
+			continue
+		}
+		input, output = input+thread.Usage.InputTokens, output+thread.Usage.OutputTokens
+	}
+	if input != whole.InputTokens || output != whole.OutputTokens {
+		t.Errorf("threads have used %d and %d, the session %d and %d", input, output, whole.InputTokens, whole.OutputTokens)
+	}
+}
+
+// TestThreadsGoOn: a thread is gone on in by its id, custom tools of threads are
+// answered, and agents that do not exist are told of.
+func TestThreadsGoOn(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one tool ask {\"what\":\"else\"}")
+		asked := c.idle()
+		one := c.threads("")[1].ID
+		posted := find(c.log(""), asked[0])
+		if posted.Type != api.EventAgentCustomToolUse || *posted.SessionThreadID != one {
+			t.Fatalf("the custom call is %+v", posted)
+		}
+		result := c.send(object{"type": "user.custom_tool_result", "custom_tool_use_id": asked[0], "content": []object{{"type": "text", "text": "nothing"}}})[0]
+		if *result.SessionThreadID != one {
+			t.Errorf("the result went to %v", *result.SessionThreadID)
+		}
+		b.eventually("it has spoken", func() bool { c.idle(); return count(c.log(""), api.EventThreadMessageReceived) == 1 })
+
+		c.send(message("@" + one + " $ true\n@nobody hello\ntool list_agents"))
+		b.eventually("it asks again", func() bool { return len(c.idle()) == 1 })
+		if threads := c.threads(""); len(threads) != 2 {
+			t.Errorf("there are %d threads", len(threads))
+		}
+		if got := count(c.log(one), api.EventThreadMessageReceived); got != 2 {
+			t.Errorf("the thread has got %d messages", got)
+		}
+		var answers []string
+		for _, e := range c.log("") {
+			if e.Type == api.EventAgentToolResult {
+				answers = append(answers, said(e))
+			}
+		}
+		for i, want := range []string{"Sent to one", "Sent to one", "There is no agent \"nobody\". The agents are:\none", "Agents:\n- one"} {
+			if !strings.HasPrefix(answers[i], want) {
+				t.Errorf("answer %d is %q, want %q", i, answers[i], want)
+			}
+		}
+		if !strings.Contains(answers[3], one+" of one") || !strings.Contains(answers[3], api.AdvisorName) {
+			t.Errorf("the list is %q", answers[3])
+		}
+	})
+}
+
+// TestAdvisor: an advisor is a thread without tools.
+func TestAdvisor(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@" + api.AdvisorName + " what now?")
+		b.eventually("it has spoken", func() bool { c.idle(); return count(c.log(""), api.EventThreadMessageReceived) == 1 })
+		thread := c.threads("")[1]
+		if string(thread.Agent) != `{"model":"wise-model","type":"advisor"}` {
+			t.Errorf("the advisor is %s", thread.Agent)
+		}
+		created := c.log("")[slices.Index(typesOf(c.log("")), "session.thread_created")]
+		if created.AgentName != api.AdvisorName || *created.SessionThreadID != thread.ID {
+			t.Errorf("created %+v", created)
+		}
+	})
+}
+
+// TestInterruptOfOneThread leaves the others alone; one without a thread stops all.
+func TestInterruptOfOneThread(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one $ echo first\n&\n@two $ echo second")
+		asked := c.idle()
+		one, two := c.threads("")[1].ID, c.threads("")[2].ID
+		c.send(object{"type": "user.interrupt", "session_thread_id": one})
+		b.eventually("one waits no more", func() bool { return slices.Equal(c.idle(), asked[1:]) })
+		for threadID, want := range map[string]int{one: 1, two: 0, "": 1} {
+			if got := count(c.log(threadID), api.EventUserInterrupt); got != want {
+				t.Errorf("%d interrupts in the log of %q, want %d", got, threadID, want)
+			}
+		}
+		if a := b.do(c.key, "POST", c.path("/events"), object{"events": []object{{"type": "user.interrupt", "session_thread_id": "sthr_none"}}}); a.status != http.StatusBadRequest || !strings.Contains(a.failure().Message, "events[0].session_thread_id") {
+			t.Errorf("an unknown thread is answered %d %s", a.status, a.body)
+		}
+		c.send(object{"type": "user.interrupt"})
+		b.eventually("nothing waits", func() bool { return len(c.idle()) == 0 })
+		log := c.log("")
+		if got := count(log, api.EventUserInterrupt); got != 2 {
+			t.Errorf("%d interrupts in the session's log", got)
+		}
+		if got := count(log, api.EventThreadMessageReceived); got != 0 {
+			t.Errorf("the coordinator was told %d things by threads that were stopped", got)
+		}
+		if a := b.do(c.key, "POST", c.path("/events"), object{"events": []object{{"type": "user.tool_confirmation", "tool_use_id": asked[1], "result": "allow"}}}); a.status != http.StatusBadRequest {
+			t.Errorf("a confirmation of a void call is answered %d", a.status)
+		}
+	})
+}
+
+// TestArchivedThreads are over: their calls are void and nothing reaches them.
+func TestArchivedThreads(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one $ echo first")
+		c.idle()
+		threads := c.threads("")
+		primary, one := threads[0].ID, threads[1].ID
+		if a := b.do(c.key, "POST", c.path("/threads/"+primary+"/archive"), nil); a.status != http.StatusBadRequest {
+			t.Errorf("archiving the primary thread is answered %d", a.status)
+		}
+		stream := c.streamThread(one)
+		archived := ok[api.Thread](b, c.key, "POST", c.path("/threads/"+one+"/archive"), nil)
+		if archived.ArchivedAt == nil || archived.Status != api.SessionTerminated {
+			t.Errorf("archived %+v", archived)
+		}
+		again := ok[api.Thread](b, c.key, "POST", c.path("/threads/"+one+"/archive"), nil)
+		if !again.ArchivedAt.Equal(*archived.ArchivedAt) {
+			t.Error("archiving it again changes it")
+		}
+		if last := c.log(one)[len(c.log(one))-1]; last.Type != api.EventThreadStatusTerminated {
+			t.Errorf("its log ends with %s", last.Type)
+		}
+		if end := stream.types(); end[len(end)-1] != "session.thread_status_terminated" {
+			t.Errorf("its stream was %v", end)
+		}
+		if reason := b.awaitIdle(c.session.ID); reason.Type != api.StopEndTurn {
+			t.Errorf("the session waits: %+v", reason)
+		}
+		c.send(message("@" + one + " hello"))
+		b.eventually("it was refused", func() bool {
+			c.idle()
+			return strings.Contains(fmt.Sprint(c.log("")), "There is no thread")
+		})
+		if found := c.threads("?statuses[]=terminated"); len(found) != 1 || found[0].ID != one {
+			t.Errorf("terminated are %+v", found)
+		}
+		if found := c.threads("?statuses[]=idle"); len(found) != 1 || found[0].ID != primary {
+			t.Errorf("idle are %+v", found)
+		}
+	})
+}
+
+// TestThreadPages: threads come page by page, as they were made.
+func TestThreadPages(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one rest\n@one rest\n@one rest")
+		b.eventually("all have spoken", func() bool { c.idle(); return count(c.log(""), api.EventThreadMessageReceived) == 3 })
+		var seen []string
+		path := c.path("/threads?limit=1")
+		for next := ""; ; {
+			page := ok[api.Page[api.Thread]](b, c.key, "GET", path+next, nil)
+			seen = append(seen, page.Data[0].ID)
+			if page.NextPage == nil {
+				break
+			}
+			next = "&page=" + *page.NextPage
+		}
+		var all []string
+		for _, thread := range c.threads("") {
+			all = append(all, thread.ID)
+		}
+		if len(all) != 4 || !slices.Equal(seen, all) {
+			t.Errorf("page by page %v, at once %v", seen, all)
+		}
+		for _, one := range all {
+			if got := ok[api.Thread](b, c.key, "GET", c.path("/threads/"+one), nil); got.ID != one {
+				t.Errorf("%s is %s", one, got.ID)
+			}
+		}
+		if a := b.do(c.key, "GET", c.path("/threads/sthr_none"), nil); a.status != http.StatusNotFound {
+			t.Errorf("an unknown thread is answered %d", a.status)
+		}
+		primary := ok[api.Page[api.Event]](b, c.key, "GET", c.path("/threads/"+all[0]+"/events"), nil)
+		if !slices.Equal(typesOf(primary.Data), typesOf(c.log(""))) {
+			t.Error("the primary thread's log is not the session's")
+		}
+		// A thread is of its session only, and its id is not that of a session.
+		other := b.session(c.one.ID, c.env.ID)
+		for _, path := range []string{"/v1/sessions/" + other.ID + "/threads/" + all[1], "/v1/sessions/" + other.ID + "/threads/" + all[1] + "/events", "/v1/sessions/" + all[1] + "/events"} {
+			if a := b.do(c.key, "GET", path, nil); a.status != http.StatusNotFound {
+				t.Errorf("%s is answered %d", path, a.status)
+			}
+		}
+	})
+}
+
+// streamThread opens the stream of a thread.
+func (c *troupe) streamThread(id string) *stream {
+	c.t.Helper()
+	return c.streamOf(c.key, c.path("/threads/"+id+"/stream"), "")
+}
+
+// types reads a stream to its end.
+func (s *stream) types() (types []string) {
+	s.t.Helper()
+	for {
+		f, err := s.frame()
+		if err != nil {
+			return types
+		}
+		if f.event != "ping" {
+			types = append(types, f.event)
+		}
+	}
+}
+
+// TestDeletedThreads: the streams of threads end with their session.
+func TestDeletedThreads(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		c := b.troupe("@one $ true")
+		c.idle()
+		stream := c.streamThread(c.threads("")[1].ID)
+		ok[object](b, c.key, "DELETE", c.path(""), nil)
+		if types := stream.types(); !slices.Equal(types, []string{"session.deleted"}) {
+			t.Errorf("the stream was %v", types)
+		}
+	})
+}
