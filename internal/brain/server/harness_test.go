@@ -435,9 +435,12 @@ func (b *brain) awaitIdle(sessionID string) api.StopReason {
 	must(b.t, err)
 	defer sub.Close()
 	for {
-		page := ok[api.Page[api.Event]](b, b.key, "GET", "/v1/sessions/"+sessionID+"/events?order=desc&limit=1", nil)
-		if len(page.Data) == 1 && page.Data[0].Type == api.EventSessionStatusIdle {
-			return *page.Data[0].StopReason
+		last, _, err := b.sessions.Events(b.ctx, sessionID, session.EventFilter{Descending: true, Limit: 1})
+		must(b.t, err)
+		if len(last) == 1 && last[0].Type == api.EventSessionStatusIdle {
+			var e api.Event
+			must(b.t, json.Unmarshal(last[0].JSON, &e))
+			return *e.StopReason
 		}
 		if _, err := sub.Next(b.ctx); err != nil {
 			b.t.Fatalf("session %s does not become idle: %v", sessionID, err)

@@ -10,6 +10,7 @@ import (
 
 	"hearth/api"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/session"
 )
 
 var threadVerdicts = map[string]verdict{
@@ -32,8 +33,11 @@ var threadForms = []form{
 // addThreads names the thread that the site's session has made; it is idle.
 func (s *site) addThreads() {
 	s.t.Helper()
-	threads := ok[api.Page[api.Thread]](s.brain, s.brain.key, "GET", "/v1/sessions/"+s.session.ID+"/threads", nil)
-	s.ids["thread_id"] = threads.Data[1].ID
+	place, err := s.sessions.PlaceOf(s.ctx, s.session.ID)
+	must(s.t, err)
+	threads, _, err := s.sessions.Threads(s.ctx, session.ThreadFilter{WorkspaceID: place.WorkspaceID, SessionID: s.session.ID, After: -1, Limit: 2})
+	must(s.t, err)
+	s.ids["thread_id"] = threads[1].ID
 	s.ids["member_id"], s.ids["second_id"] = s.named("member", api.PolicyAlwaysAllow).ID, s.named("second", api.PolicyAlwaysAllow).ID
 }
 
@@ -457,5 +461,111 @@ func TestDeletedThreads(t *testing.T) {
 		if types := stream.types(); !slices.Equal(types, []string{"session.deleted"}) {
 			t.Errorf("the stream was %v", types)
 		}
+	})
+}
+
+// TestRosters: who may be on a roster, and as what.
+func TestRosters(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		member, chief := b.named("member", api.PolicyAlwaysAllow), b.coordinator()
+		archived := b.named("archived", api.PolicyAlwaysAllow)
+		ok[api.Agent](b, b.key, "POST", "/v1/agents/"+archived.ID+"/archive", nil)
+		many := []any{}
+		for range 21 {
+			many = append(many, object{"type": "self"})
+		}
+		custom := []object{{"type": "custom", "name": "send_to_agent", "description": "d", "input_schema": object{"type": "object"}}}
+		for what, c := range map[string]struct {
+			field  string
+			roster []any
+			tools  []object
+		}{
+			"nobody":              {field: "multiagent.agents", roster: []any{}},
+			"more than 20":        {field: "multiagent.agents", roster: many},
+			"the same twice":      {field: "multiagent.agents[1]", roster: []any{member.ID, object{"type": "agent", "id": member.ID, "version": 1}}},
+			"self twice":          {field: "multiagent.agents[1]", roster: []any{object{"type": "self"}, object{"type": "self"}}},
+			"an unknown agent":    {field: "multiagent.agents[0].id", roster: []any{"agent_none"}},
+			"an unknown version":  {field: "multiagent.agents[0].id", roster: []any{object{"type": "agent", "id": member.ID, "version": 7}}},
+			"an archived agent":   {field: "multiagent.agents[0]", roster: []any{archived.ID}},
+			"a coordinator":       {field: "multiagent.agents[0]", roster: []any{chief.ID}},
+			"a tool's name taken": {field: "tools[0].name", roster: []any{member.ID}, tools: custom},
+		} {
+			body := object{"name": "n", "model": "m", "multiagent": object{"type": "coordinator", "agents": c.roster}}
+			if c.tools != nil {
+				body["tools"] = c.tools
+			}
+			if a := b.do(b.key, "POST", "/v1/agents", body); a.status != http.StatusBadRequest || !strings.HasPrefix(a.failure().Message, c.field+":") {
+				t.Errorf("%s on a roster: %d %s", what, a.status, a.body)
+			}
+		}
+		made := b.coordinator(member.ID, object{"type": "self"})
+		ok[api.Agent](b, b.key, "POST", "/v1/agents/"+member.ID, object{"system": "changed"})
+		wantRoster(t, made, member.ID, 1, made.ID, 1)
+		// Who was pinned stays so; the coordinator itself is there as it now is.
+		changed := ok[api.Agent](b, b.key, "POST", "/v1/agents/"+made.ID, object{"system": "changed"})
+		wantRoster(t, changed, member.ID, 1, made.ID, 2)
+		same := ok[api.Agent](b, b.key, "POST", "/v1/agents/"+made.ID, object{"multiagent": object{"type": "coordinator", "agents": []any{object{"type": "agent", "id": member.ID, "version": 1}, object{"type": "self"}}}})
+		if same.Version != 2 {
+			t.Errorf("the same roster again makes version %d", same.Version)
+		}
+		renewed := ok[api.Agent](b, b.key, "POST", "/v1/agents/"+made.ID, object{"multiagent": object{"type": "coordinator", "agents": []any{member.ID, object{"type": "self"}}}})
+		wantRoster(t, renewed, member.ID, 2, made.ID, 3)
+
+		// A session has the roster in full; itself, with the session's overrides.
+		session := ok[api.Session](b, b.key, "POST", "/v1/sessions", object{
+			"agent": object{"type": "agent_with_overrides", "id": made.ID, "system": "overridden"}, "environment_id": b.environment().ID,
+		})
+		var held api.Multiagent
+		must(t, json.Unmarshal(session.Agent.Multiagent, &held))
+		for i, want := range []string{"changed", "overridden"} {
+			var full api.ThreadAgent
+			must(t, json.Unmarshal(held.Agents[i], &full))
+			if full.System == nil || *full.System != want || len(full.Tools) == 0 {
+				t.Errorf("the session's roster has %s", held.Agents[i])
+			}
+		}
+		ok[api.Agent](b, b.key, "POST", "/v1/agents/"+member.ID+"/archive", nil)
+		if a := b.do(b.key, "POST", "/v1/sessions", object{"agent": made.ID, "environment_id": session.EnvironmentID}); a.status != http.StatusBadRequest {
+			t.Errorf("a session with an archived agent on the roster is answered %d", a.status)
+		}
+		if cleared := ok[api.Agent](b, b.key, "POST", "/v1/agents/"+made.ID, object{"multiagent": nil}); string(cleared.Multiagent) != "null" {
+			t.Errorf("a roster that was cleared is %s", cleared.Multiagent)
+		}
+	})
+}
+
+// wantRoster wants a roster of ids and versions.
+func wantRoster(t *testing.T, a api.Agent, want ...any) {
+	t.Helper()
+	var held api.Multiagent
+	must(t, json.Unmarshal(a.Multiagent, &held))
+	var got []any
+	for _, raw := range held.Agents {
+		var ref api.RosterReference
+		must(t, json.Unmarshal(raw, &ref))
+		got = append(got, ref.ID, int(ref.Version))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the roster is %v, want %v", got, want)
+	}
+}
+
+// TestManyThreads: no more than 25 are at work at once.
+func TestManyThreads(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		script := strings.TrimSuffix(strings.Repeat("@one $ true\n&\n", session.MaxThreads+1), "&\n")
+		c := b.troupe(script)
+		asked := c.idle()
+		if threads := c.threads("?limit=100"); len(threads) != session.MaxThreads+1 || len(asked) != session.MaxThreads {
+			t.Errorf("%d threads, of which %d wait", len(threads), len(asked))
+		}
+		if got := strings.Count(fmt.Sprint(c.log("")), "threads are at work"); got != 1 {
+			t.Errorf("%d calls were told that it is too many", got)
+		}
+		// Whoever rests makes room.
+		c.send(object{"type": "user.interrupt", "session_thread_id": c.threads("")[1].ID})
+		b.eventually("it rests", func() bool { return len(c.idle()) == session.MaxThreads-1 })
+		c.send(message("@one $ true"))
+		b.eventually("another is at work", func() bool { return len(c.idle()) == session.MaxThreads })
 	})
 }
