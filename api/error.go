@@ -39,6 +39,8 @@ type Error struct {
 	// NoRetry tells clients, by x-should-retry, that the same request would
 	// fail again; set it on a conflict that only another request can resolve.
 	NoRetry bool `json:"-"`
+	// Missing is the kind of object that was not found, "session" say.
+	Missing string `json:"-"`
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Type, e.Message) }
@@ -63,7 +65,7 @@ func BadRequest(format string, args ...any) *Error {
 
 // NotFound is the 404 for an object of the given kind, "session" say.
 func NotFound(kind, id string) *Error {
-	return &Error{Status: http.StatusNotFound, Type: ErrNotFound, Message: fmt.Sprintf("%s %q was not found", kind, id)}
+	return &Error{Status: http.StatusNotFound, Type: ErrNotFound, Message: fmt.Sprintf("%s %q was not found", kind, id), Missing: kind}
 }
 
 // Conflict is a 409 that repeating the request cannot resolve. Its type is the

@@ -19,6 +19,7 @@ import (
 	blobstore "hearth/internal/blob"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
@@ -29,6 +30,7 @@ import (
 	"hearth/internal/brain/model/anthropic"
 	"hearth/internal/brain/model/rehearsal"
 	"hearth/internal/brain/outbound"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/price"
 	"hearth/internal/brain/profile"
 	"hearth/internal/brain/queue"
@@ -38,6 +40,7 @@ import (
 	"hearth/internal/brain/skill"
 	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
+	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 	"hearth/internal/secret"
 )
@@ -97,6 +100,8 @@ type brain struct {
 	skills   *skill.Store
 	vaults   *vault.Store
 	sealer   *seal.Sealer
+	webhooks *webhook.Store
+	deploys  *deployment.Store
 	tunnels  *tunnel.Store
 	profiles *profile.Store
 	dreams   *dream.Store
@@ -240,8 +245,38 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if b.profiles, err = profile.New(ctx, b.db); err != nil {
 		return err
 	}
-	b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Memories: b.memories, Sessions: b.sessions})
-	return err
+	if b.dreams, err = dream.New(ctx, dream.Config{DB: b.db, Memories: b.memories, Sessions: b.sessions}); err != nil {
+		return err
+	}
+	return b.assembleOutbox(ctx, allowed)
+}
+
+// assembleOutbox connects what happens with whom it is told.
+func (b *brain) assembleOutbox(ctx context.Context, allowed outbound.Allowed) (err error) {
+	b.webhooks, err = webhook.New(ctx, webhook.Config{
+		DB: b.db, Sealer: b.sealer, OrganizationID: auth.DefaultOrganization, Client: allowed.Client(), AllowHTTP: len(b.cfg.outbound) > 0, Log: b.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	b.deploys, err = deployment.New(ctx, deployment.Config{DB: b.db, Sessions: b.services().Launcher(), Sealer: b.sealer, Log: b.cfg.log})
+	if err != nil {
+		return err
+	}
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.vaults, b.deploys} {
+		tells.UseOutbox(b.webhooks)
+	}
+	b.agents.UseOutbox(b.deploys)
+	return nil
+}
+
+// services is what the server serves.
+func (b *brain) services() server.Config {
+	return server.Config{
+		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
+		Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams, Memories: b.memories, Webhooks: b.webhooks, Deployments: b.deploys,
+		Limits: b.cfg.limits, Log: b.cfg.log, PingInterval: b.cfg.pingInterval,
+	}
 }
 
 // operatorKey is the API key the operator gave, or one made at the first start
@@ -304,17 +339,17 @@ func (b brainConfig) thinksWith() string {
 // run serves until ctx ends, then finishes what is in flight.
 func (b *brain) run(ctx context.Context, listener net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	handler := server.New(server.Config{
-		DB: b.db, Keys: b.keys, Agents: b.agents, Environments: b.envs, Sessions: b.sessions, Queue: b.queue, Files: b.files, Skills: b.skills, Vaults: b.vaults, Sealer: b.sealer, Gateway: b.gateway,
-		Limits: b.cfg.limits, Tunnels: b.tunnels, Profiles: b.profiles, Dreams: b.dreams, Memories: b.memories,
-		Log: b.cfg.log, PingInterval: b.cfg.pingInterval, Stopping: ctx,
-	})
+	cfg := b.services()
+	cfg.Stopping = ctx
+	handler := server.New(cfg)
 	if b.signOn != nil {
 		go b.signOn.Greet() // which ends by itself
 	}
 	group.Go(func() error { return b.queue.Run(ctx) })
 	group.Go(func() error { return b.files.Run(ctx) })
 	group.Go(func() error { return b.memories.Run(ctx) })
+	group.Go(func() error { return b.webhooks.Run(ctx) })
+	group.Go(func() error { return b.deploys.Run(ctx) })
 	group.Go(func() error { return b.skills.Run(ctx) })
 	group.Go(func() error { return b.loop.Run(ctx) })
 	group.Go(func() error { return server.Serve(ctx, listener, handler, b.cfg.log) })

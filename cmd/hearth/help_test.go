@@ -92,7 +92,7 @@ func TestEveryFlagCanComeFromTheEnvironment(t *testing.T) {
 }
 
 // documents are what a person reads before they try.
-var documents = []string{"README.md", "docs/operating.md", "docs/sandboxes.md", "docs/divergences.md", "docs/architecture.md", "docs/skills.md", "docs/vaults.md"}
+var documents = []string{"README.md", "docs/operating.md", "docs/sandboxes.md", "docs/divergences.md", "docs/architecture.md", "docs/skills.md", "docs/vaults.md", "docs/webhooks.md", "docs/deployments.md"}
 
 func TestWhatTheDocumentsMentionExists(t *testing.T) {
 	t.Parallel()

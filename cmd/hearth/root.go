@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemo(), newDev(), newRun(), newBench(),
 		newServe(), newWorker(), newShell(), newDoctor(), newSecrets(),
-		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newMemories(), newSkills(), newImages(), newVaults(), newTunnels(), newPrices(),
+		newAgents(), newEnvironments(), newKeys(), newWorkspaces(), newLogin(), newSessions(), newFiles(), newMemories(), newSkills(), newImages(), newVaults(), newTunnels(), newPrices(), newWebhooks(), newDeployments(),
 		newVersion(),
 	)
 	strict(root)

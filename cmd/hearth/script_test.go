@@ -65,7 +65,7 @@ func runScripts(t *testing.T, dir string, env []string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "eventually": eventually, "wait-file": waitFile, "wait-grep": waitGrep, "json-env": jsonEnv,
 			"json-lines": jsonLines, "mode": mode, "request": request, "failing-model": failingModel,
-			"capture": capture, "answers": answers, "webhook": webhook,
+			"capture": capture, "answers": answers, "webhook": sendWebhook,
 		},
 	})
 }

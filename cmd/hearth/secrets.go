@@ -11,14 +11,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
 	"hearth/internal/brain/vault"
+	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 )
 
 const rotateHelp = `Make a new data key and seal with it every secret that clients have handed over:
-credentials of vaults and tokens of repositories. With --new-secrets-key, another
+credentials of vaults, tokens of repositories and signing secrets of webhooks. With --new-secrets-key, another
 master key wraps the data keys from then on.
 
 It works on the database, not through a server. With SQLite, end the server first.
@@ -126,6 +128,20 @@ func reseal(ctx context.Context, database *db.DB, sealer *seal.Sealer, alone boo
 	if err != nil {
 		return 0, err
 	}
-	tokens, err := sessions.ResealTokens(ctx, sealer.Anew)
-	return credentials + tokens, err
+	hooks, err := webhook.New(ctx, webhook.Config{DB: database, Sealer: sealer})
+	if err != nil {
+		return 0, err
+	}
+	deployments, err := deployment.New(ctx, deployment.Config{DB: database, Sealer: sealer})
+	if err != nil {
+		return 0, err
+	}
+	changed := credentials
+	for _, all := range []func(context.Context, func(context.Context, string, string) (string, error)) (int, error){sessions.ResealTokens, hooks.Reseal, deployments.Reseal} {
+		n, err := all(ctx, sealer.Anew)
+		if changed += n; err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
 }

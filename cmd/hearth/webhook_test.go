@@ -40,9 +40,9 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 	answered(ts, args[0], r)
 }
 
-// webhook delivers a signed webhook. It is signed now, or now and a duration;
+// sendWebhook delivers a signed webhook. It is signed now, or now and a duration;
 // any other time is only claimed. A body @n has n bytes.
-func webhook(ts *testscript.TestScript, neg bool, args []string) {
+func sendWebhook(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 6, "webhook status url secret id time body")
 	body := args[5]
 	if size, ok := strings.CutPrefix(body, "@"); ok {

@@ -38,9 +38,10 @@ var floors = map[string][][]string{
 		{"internal/brain/loop", "internal/brain/model", "internal/brain/mcp", "internal/brain/gateway"},
 		{"internal/brain/launch"},
 		{"internal/brain/resource"},
-		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/webhook", "internal/brain/deployment", "internal/brain/tunnel", "internal/brain/profile", "internal/brain/dream"},
+		{"internal/brain/agent", "internal/brain/environment", "internal/brain/auth", "internal/brain/skill", "internal/brain/file", "internal/brain/memory", "internal/brain/vault", "internal/brain/deployment", "internal/brain/tunnel", "internal/brain/profile", "internal/brain/dream"},
 		{"internal/brain/session"},
-		{"internal/brain/queue", "internal/brain/seal", "internal/brain/outbound", "internal/brain/price"},
+		{"internal/brain/queue", "internal/brain/seal", "internal/brain/webhook"},
+		{"internal/brain/outbound", "internal/brain/price", "internal/brain/outbox"},
 	},
 	"hands": {
 		{"internal/hands/worker", "internal/hands/doctor"},

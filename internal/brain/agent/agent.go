@@ -1,6 +1,6 @@
 // Package agent keeps agents: versioned, immutable configurations of who
 // thinks, with which tools. It owns the tables agents and agent_versions and
-// may call db and skill.
+// may call db, outbox and skill.
 package agent
 
 import (
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/skill"
 	"hearth/internal/db"
 )
@@ -24,6 +25,7 @@ type Store struct {
 	db     *db.DB
 	now    func() time.Time
 	skills *skill.Store // nil for no check of skills
+	outbox.Sender
 }
 
 //go:embed migrations/*.sql
@@ -87,7 +89,10 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.A
 		if err != nil {
 			return err
 		}
-		return insertVersion(ctx, tx, a, raw)
+		if err := insertVersion(ctx, tx, a, raw); err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("agent.created", a.ID))
 	})
 	var refused *api.Error
 	if err != nil && !errors.As(err, &refused) {
@@ -241,7 +246,10 @@ func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (a
 			return err
 		}
 		a.UpdatedAt = s.now().UTC().Truncate(time.Microsecond)
-		return save(ctx, tx, a)
+		if err := save(ctx, tx, a); err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("agent.updated", id))
 	})
 	return a, err
 }
@@ -271,8 +279,10 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Agent,
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "UPDATE agents SET archived_at = ?, json = ? WHERE id = ?", now.UnixMicro(), string(raw), id)
-		return err
+		if _, err = tx.Exec(ctx, "UPDATE agents SET archived_at = ?, json = ? WHERE id = ?", now.UnixMicro(), string(raw), id); err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("agent.archived", id))
 	})
 	return a, err
 }

@@ -43,7 +43,7 @@ func (s *Store) Resolve(ctx context.Context, workspaceID string, raw json.RawMes
 		return api.SessionAgent{}, err
 	}
 	if a.ArchivedAt != nil {
-		return api.SessionAgent{}, api.Invalid("agent", "agent %s is archived", a.ID)
+		return api.SessionAgent{}, api.Invalid("agent", "agent %s is archived", a.ID).WithCode("agent_archived")
 	}
 	if ref.Type == "agent_with_overrides" {
 		if err := ref.override(&a); err != nil {

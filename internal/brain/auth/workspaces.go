@@ -16,6 +16,9 @@ import (
 // are the operators of the server.
 const DefaultWorkspace = "wrkspc_default"
 
+// DefaultOrganization is the one organisation, whose workspaces these are.
+const DefaultOrganization = "org_default"
+
 // maxWorkspaceName is how many characters a workspace's name may have, as the
 // hosted service has it.
 const maxWorkspaceName = 40

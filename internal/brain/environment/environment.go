@@ -1,6 +1,6 @@
 // Package environment keeps environments, where sessions act, and the keys by
 // which workers serve them. It owns the tables environments and
-// environment_keys and may call db and secret.
+// environment_keys and may call outbox, db and secret.
 package environment
 
 import (
@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/db"
 )
 
@@ -23,6 +24,7 @@ import (
 type Store struct {
 	db  *db.DB
 	now func() time.Time
+	outbox.Sender
 }
 
 //go:embed migrations/*.sql
@@ -205,7 +207,10 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.E
 			return err
 		}
 		_, err = tx.Exec(ctx, "INSERT INTO environments (id, workspace_id, name, type, json) VALUES (?, ?, ?, ?, ?)", e.ID, workspaceID, e.Name, e.Config.Type, string(raw))
-		return err
+		if err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("environment.created", e.ID))
 	})
 	return e, err
 }
@@ -309,7 +314,7 @@ func (s *Store) Cloud(ctx context.Context) (workspaces map[string]string, err er
 
 // Update changes an environment. Absent fields stay; its type never changes.
 func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (api.Environment, error) {
-	return s.change(ctx, workspaceID, id, func(tx db.Tx, e *api.Environment) error {
+	return s.change(ctx, workspaceID, id, "environment.updated", func(tx db.Tx, e *api.Environment) error {
 		if e.ArchivedAt != nil {
 			return api.BadRequest("environment %s is archived and cannot be changed", id).WithCode("environment_archived")
 		}
@@ -323,7 +328,7 @@ func (s *Store) Update(ctx context.Context, workspaceID, id string, p Params) (a
 // Archive closes an environment to new sessions, for good. Those it has go on.
 // Repeating it is harmless.
 func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Environment, error) {
-	return s.change(ctx, workspaceID, id, func(_ db.Tx, e *api.Environment) error {
+	return s.change(ctx, workspaceID, id, "environment.archived", func(_ db.Tx, e *api.Environment) error {
 		if e.ArchivedAt == nil {
 			now := s.now().UTC().Truncate(time.Microsecond)
 			e.ArchivedAt = &now
@@ -332,7 +337,8 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Enviro
 	})
 }
 
-func (s *Store) change(ctx context.Context, workspaceID, id string, fn func(db.Tx, *api.Environment) error) (api.Environment, error) {
+// change has fn change an environment, and tells what happened if it did.
+func (s *Store) change(ctx context.Context, workspaceID, id, happened string, fn func(db.Tx, *api.Environment) error) (api.Environment, error) {
 	var e api.Environment
 	err := s.db.Write(ctx, func(tx db.Tx) (err error) {
 		if e, err = get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {
@@ -359,7 +365,10 @@ func (s *Store) change(ctx context.Context, workspaceID, id string, fn func(db.T
 			archived = sql.NullInt64{Int64: e.ArchivedAt.UnixMicro(), Valid: true}
 		}
 		_, err = tx.Exec(ctx, "UPDATE environments SET name = ?, archived_at = ?, json = ? WHERE id = ?", e.Name, archived, string(raw), id)
-		return err
+		if err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened(happened, id))
 	})
 	return e, err
 }
@@ -376,6 +385,6 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 				return fmt.Errorf("delete environment %s: %w", id, err)
 			}
 		}
-		return nil
+		return s.Announce(ctx, tx, workspaceID, api.Happened("environment.deleted", id))
 	})
 }

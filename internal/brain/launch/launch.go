@@ -40,41 +40,54 @@ type Params struct {
 	Resources     []json.RawMessage             `json:"resources"`
 	VaultIDs      []string                      `json:"vault_ids"`
 	Budget        api.Optional[json.RawMessage] `json:"budget"`
+	// Of a session that a deployment starts.
+	SessionID    string `json:"-"`
+	DeploymentID string `json:"-"`
 }
 
 // Start creates a session, or says which field is wrong and creates nothing.
 func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.Session, error) {
+	create, err := l.prepare(ctx, workspaceID, p)
+	if err != nil {
+		return api.Session{}, err
+	}
+	return l.Sessions.Create(ctx, create)
+}
+
+// prepare checks what is asked for, and finds what it refers to.
+func (l Launcher) prepare(ctx context.Context, workspaceID string, p Params) (session.CreateParams, error) {
 	switch {
 	case len(p.Agent) == 0:
-		return api.Session{}, api.Invalid("agent", "is required")
+		return session.CreateParams{}, api.Invalid("agent", "is required")
 	case p.EnvironmentID == "":
-		return api.Session{}, api.Invalid("environment_id", "is required")
+		return session.CreateParams{}, api.Invalid("environment_id", "is required")
 	}
 	if l.CheckOpen != nil {
 		if err := l.CheckOpen(ctx, workspaceID); err != nil {
-			return api.Session{}, err
+			return session.CreateParams{}, err
 		}
 	}
 	where, err := l.Environments.Get(ctx, workspaceID, p.EnvironmentID)
 	if err != nil {
-		return api.Session{}, err
+		return session.CreateParams{}, err
 	}
 	if where.ArchivedAt != nil {
-		return api.Session{}, api.Invalid("environment_id", "environment %s is archived", where.ID).WithCode("environment_archived")
+		return session.CreateParams{}, api.Invalid("environment_id", "environment %s is archived", where.ID).WithCode("environment_archived")
 	}
 	who, err := l.Agents.Resolve(ctx, workspaceID, p.Agent)
 	if err != nil {
-		return api.Session{}, err
+		return session.CreateParams{}, err
 	}
 	if who.Skills, err = l.Skills.Pin(ctx, workspaceID, "agent.skills", who.Skills); err != nil {
-		return api.Session{}, err
+		return session.CreateParams{}, err
 	}
 	if err := l.Vaults.Check(ctx, workspaceID, p.VaultIDs); err != nil {
-		return api.Session{}, err
+		return session.CreateParams{}, err
 	}
 	create := session.CreateParams{
 		WorkspaceID: workspaceID, Agent: who, EnvironmentID: where.ID, EnvironmentType: where.Config.Type,
 		Title: p.Title, Metadata: p.Metadata, InitialEvents: p.InitialEvents, ResourceTokens: map[string]string{},
+		ID: p.SessionID, DeploymentID: p.DeploymentID,
 		VaultIDs: p.VaultIDs,
 	}
 	if p.Budget.Given() {
@@ -82,7 +95,7 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 	}
 	resources, err := l.Resources.Make(ctx, workspaceID, p.Resources)
 	if err != nil {
-		return api.Session{}, err
+		return session.CreateParams{}, err
 	}
 	for _, made := range resources {
 		create.Resources = append(create.Resources, made.JSON)
@@ -93,5 +106,5 @@ func (l Launcher) Start(ctx context.Context, workspaceID string, p Params) (api.
 			create.ResourceTokens[made.ID] = made.SealedToken
 		}
 	}
-	return l.Sessions.Create(ctx, create)
+	return create, nil
 }

@@ -18,7 +18,7 @@ type form struct {
 }
 
 // forms is every request with a body. A resource's are beside its tests.
-var forms = slices.Concat(coreForms, memoryForms, threadForms, budgetForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms)
+var forms = slices.Concat(coreForms, memoryForms, threadForms, budgetForms, workspaceForms, vaultForms, tunnelForms, profileForms, dreamForms, webhookForms, deploymentForms)
 
 var coreForms = []form{
 	{"POST /v1/agents", `{"name":"n","model":{"id":"m","effort":"low","speed":"fast"},"description":"d","system":"s","metadata":{"k":"v"},

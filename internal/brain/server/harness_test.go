@@ -53,13 +53,14 @@ type brain struct {
 	url, key string
 	http     *http.Client
 	sessions *session.Store
-	blobs    *blob.Bucket
-	model    *fakemodel.Server // behind the gateway; sessions rehearse
-	log      *safeBuffer
-	stop     func() // begins a shutdown
-	issuer   *oidctest.Issuer
-	signOn   *auth.SignOn
-	given    *credentials
+	*scheduled
+	blobs  *blob.Bucket
+	model  *fakemodel.Server // behind the gateway; sessions rehearse
+	log    *safeBuffer
+	stop   func() // begins a shutdown
+	issuer *oidctest.Issuer
+	signOn *auth.SignOn
+	given  *credentials
 }
 
 // credentials are every one given out.
@@ -93,7 +94,7 @@ const pingInterval = 25 * time.Millisecond
 func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}, issuer: oidctest.New(t), given: &credentials{}}
+	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}, issuer: oidctest.New(t), given: &credentials{}, scheduled: &scheduled{}}
 	b.keepSecret(b.key)
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	sessions, err := session.New(ctx, session.Config{DB: d})
@@ -135,6 +136,8 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
 	must(t, err)
 
+	webhooks, err := newWebhooks(ctx, d, sealer, log)
+	must(t, err)
 	serving, stop := context.WithCancel(ctx)
 	b.model = fakemodel.New()
 	t.Cleanup(b.model.Close)
@@ -144,9 +147,13 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	must(t, err)
 	config := Config{
 		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
-		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories, Webhooks: webhooks,
 		Log: log, PingInterval: pingInterval, Stopping: serving,
 	}
+	b.deployments, err = newDeployments(ctx, config, &b.clock)
+	must(t, err)
+	config.Deployments = b.deployments
+	tellWebhooks(config)
 	for _, change := range adapt {
 		change(&config)
 	}
@@ -155,6 +162,8 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	go func() {
 		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
 	}()
+	delivering := make(chan error, 1)
+	go func() { delivering <- webhooks.Run(serving) }()
 	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, openapitest.Transport(t, srv.Client().Transport)}}
 	t.Cleanup(func() {
@@ -162,6 +171,9 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 		srv.Close()
 		if err := <-thinking; err != nil {
 			t.Errorf("the loop ended with %v", err)
+		}
+		if err := <-delivering; err != nil {
+			t.Errorf("the webhooks ended with %v", err)
 		}
 		cancel()
 		b.checkLog()

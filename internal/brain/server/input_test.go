@@ -180,7 +180,7 @@ func TestBadPathsAndParameters(t *testing.T) {
 			"/v1/memory_stores/{memory_store_id}/memories":        {"limit=0", "page=x", "depth=2", "path_prefix=x", "view=x"},
 			"/v1/memory_stores/{memory_store_id}/memory_versions": {"limit=0", "page=x", "operation=x", "created_at[gte]=x", "created_at[lte]=x", "view=x", "memory_id=%00"},
 			"/v1/environments":                                           {"limit=-1", "page=e30", "include_archived=1", "limit=%00"},
-			"/v1/sessions":                                               {"limit=0", "page=eyJsIjoiYWdlbnRzIn0", "order=up", "statuses[]=asleep", "created_at[gt]=x", "created_at[lt]=x", "agent_id=%00", "agent_id=%ff", "agent_version=1", "agent_id=a&agent_version=0", "include_archived=maybe", "deployment_id=x"},
+			"/v1/sessions":                                               {"limit=0", "page=eyJsIjoiYWdlbnRzIn0", "order=up", "statuses[]=asleep", "created_at[gt]=x", "created_at[lt]=x", "agent_id=%00", "agent_id=%ff", "agent_version=1", "agent_id=a&agent_version=0", "include_archived=maybe"},
 			"/v1/sessions/{session_id}/events":                           {"limit=0", "limit=1001", "order=up", "created_at[gte]=x", "created_at[lt]=9999-12-31T23:59:59-10:00", "types[]=%00", "page=x"},
 			"/v1/sessions/{session_id}/events/stream":                    {"event_deltas[]=user.message", "event_deltas[]=%00"},
 			"/v1/environments/{environment_id}/work":                     {"limit=0", "page=x"},

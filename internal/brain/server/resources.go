@@ -26,8 +26,8 @@ func (s *server) resourceRoutes() []route {
 	}
 }
 
-func (s *server) maker() resource.Maker {
-	return resource.Maker{Files: s.Files, Memories: s.Memories, Sealer: s.Sealer}
+func (c Config) maker() resource.Maker {
+	return resource.Maker{Files: c.Files, Memories: c.Memories, Sealer: c.Sealer}
 }
 
 // resources are those of a session.

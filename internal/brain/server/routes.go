@@ -53,6 +53,8 @@ func (s *server) routes() []route {
 		s.memoryRoutes(),
 		s.skillRoutes(),
 		s.modelRoutes(),
+		s.webhookRoutes(),
+		s.deploymentRoutes(),
 		s.vaultRoutes(),
 		s.tunnelRoutes(),
 		s.profileRoutes(),

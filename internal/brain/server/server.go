@@ -19,6 +19,7 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/agent"
 	"hearth/internal/brain/auth"
+	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/dream"
 	"hearth/internal/brain/environment"
 	"hearth/internal/brain/file"
@@ -31,6 +32,7 @@ import (
 	"hearth/internal/brain/skill"
 	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
+	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
 )
 
@@ -49,6 +51,8 @@ type Config struct {
 	Tunnels      *tunnel.Store
 	Profiles     *profile.Store
 	Dreams       *dream.Store
+	Webhooks     *webhook.Store
+	Deployments  *deployment.Store
 	// Gateway passes messages to the models' provider; nil if there is none.
 	Gateway *gateway.Gateway
 	Queue   *queue.Queue

@@ -44,11 +44,12 @@ func (s *server) createSession(r *request) (any, error) {
 	if err := r.decode(&p); err != nil {
 		return nil, err
 	}
-	return s.launcher().Start(r.Context(), r.principal.WorkspaceID, p)
+	return s.Launcher().Start(r.Context(), r.principal.WorkspaceID, p)
 }
 
-func (s *server) launcher() launch.Launcher {
-	return launch.Launcher{Agents: s.Agents, Environments: s.Environments, Sessions: s.Sessions, Resources: s.maker(), CheckOpen: s.Keys.CheckOpen, Vaults: s.Vaults, Skills: s.Skills}
+// Launcher starts sessions of what the server serves.
+func (c Config) Launcher() launch.Launcher {
+	return launch.Launcher{Agents: c.Agents, Environments: c.Environments, Sessions: c.Sessions, Resources: c.maker(), CheckOpen: c.Keys.CheckOpen, Vaults: c.Vaults, Skills: c.Skills}
 }
 
 func (s *server) getSession(r *request) (any, error) {
@@ -64,7 +65,7 @@ func (s *server) listSessions(r *request) (any, error) {
 	at := q.cursor(list)
 	f := session.Filter{
 		WorkspaceID: r.principal.WorkspaceID, AgentID: q.text("agent_id"), AgentVersion: q.number("agent_version", 1, math.MaxInt64, 0),
-		MemoryStoreID: q.text("memory_store_id"), IncludeArchived: q.flag("include_archived"), Ascending: order == "asc", Limit: q.limit(),
+		MemoryStoreID: q.text("memory_store_id"), DeploymentID: q.text("deployment_id"), IncludeArchived: q.flag("include_archived"), Ascending: order == "asc", Limit: q.limit(),
 		CursorID: at.ID, CursorTime: time.UnixMicro(at.Number), Backwards: at.Backwards,
 	}
 	f.CreatedAfter, f.CreatedBefore = q.span("created_at")
@@ -76,11 +77,6 @@ func (s *server) listSessions(r *request) (any, error) {
 	}
 	if f.AgentVersion != 0 && f.AgentID == "" {
 		q.fail("agent_version", "needs agent_id beside it")
-	}
-	for _, absent := range []string{"deployment_id"} {
-		if q.text(absent) != "" {
-			q.fail(absent, "is not supported by this server yet")
-		}
 	}
 	if q.err != nil {
 		return nil, q.err

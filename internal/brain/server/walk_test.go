@@ -32,7 +32,7 @@ type verdict struct {
 
 // verdicts is the authorisation table as the contract has it, by route. A
 // resource's rows are beside its tests.
-var verdicts = union(coreVerdicts, fileVerdicts, memoryVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, memoryVerdicts, dreamVerdicts, skillVerdicts, modelVerdicts)
+var verdicts = union(coreVerdicts, fileVerdicts, memoryVerdicts, threadVerdicts, workspaceVerdicts, vaultVerdicts, tunnelVerdicts, profileVerdicts, dreamVerdicts, skillVerdicts, modelVerdicts, webhookVerdicts, deploymentVerdicts)
 
 func union(tables ...map[string]verdict) map[string]verdict {
 	all := map[string]verdict{}
@@ -153,6 +153,8 @@ func (b *brain) site() *site {
 	s.addTunnel()
 	s.addProfile()
 	s.addDream()
+	s.addWebhook()
+	s.addDeployment()
 	return s
 }
 

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -30,26 +31,16 @@ type CreateParams struct {
 	MemoryStoreIDs  []string          // those among the resources
 	InitialEvents   []json.RawMessage // user.message only
 	Budget          json.RawMessage   // nil for none
+	// ID, if it was chosen before, makes Create repeatable: the second time it
+	// returns what the first has made.
+	ID           string
+	DeploymentID string // of the deployment that starts it, or ""
 }
 
 // Create makes a session: idle, or running when it has initial events.
 func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error) {
-	var inputs []input
-	var err error
-	if len(p.InitialEvents) > 0 {
-		if inputs, err = parseInputs("initial_events", p.InitialEvents, SenderClient); err != nil {
-			return api.Session{}, err
-		}
-	}
-	for _, in := range inputs {
-		if t := in.event.Head().Type; t != api.EventUserMessage {
-			return api.Session{}, api.Invalid(in.path+".type", "%s is not allowed in initial_events, only user.message is", t)
-		}
-	}
-	if err := checkTitle(p.Title); err != nil {
-		return api.Session{}, err
-	}
-	if err := api.CheckMetadata(p.Metadata); err != nil {
+	inputs, err := p.check()
+	if err != nil {
 		return api.Session{}, err
 	}
 	fresh, err := newRow(p, s.now())
@@ -66,6 +57,9 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 	}
 	var r row
 	err = s.db.Write(ctx, func(tx db.Tx) error {
+		if there, err := existing(ctx, tx, p.ID, &r); err != nil || there {
+			return err
+		}
 		r = *fresh
 		if err := r.insert(ctx, tx); err != nil {
 			return fmt.Errorf("create a session: %w", err)
@@ -81,6 +75,7 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 			}
 		}
 		m := s.mutation(ctx, tx, &r)
+		m.happened = append(m.happened, api.Happened("session.created", r.id))
 		for _, in := range inputs {
 			if err := m.append(in.event, nil); err != nil {
 				return err
@@ -99,9 +94,28 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 	return r.session(s.now())
 }
 
+// check checks what is not resolved yet, and parses the initial events.
+func (p CreateParams) check() (inputs []input, err error) {
+	if len(p.InitialEvents) > 0 {
+		if inputs, err = parseInputs("initial_events", p.InitialEvents, SenderClient); err != nil {
+			return nil, err
+		}
+	}
+	for _, in := range inputs {
+		if t := in.event.Head().Type; !p.allowedAtFirst(t) {
+			return nil, api.Invalid(in.path+".type", "%s is not allowed in initial_events, only user.message is", t)
+		}
+	}
+	if err := checkTitle(p.Title); err != nil {
+		return nil, err
+	}
+	return inputs, api.CheckMetadata(p.Metadata)
+}
+
 func newRow(p CreateParams, now time.Time) (*row, error) {
 	r := &row{
-		id: api.NewID(api.PrefixSession), workspaceID: p.WorkspaceID, environmentID: p.EnvironmentID, environmentType: p.EnvironmentType,
+		id: cmp.Or(p.ID, api.NewID(api.PrefixSession)), deploymentID: sql.NullString{String: p.DeploymentID, Valid: p.DeploymentID != ""},
+		workspaceID: p.WorkspaceID, environmentID: p.EnvironmentID, environmentType: p.EnvironmentType,
 		primary: thread{id: api.NewID(api.PrefixThread), status: api.SessionIdle, blocking: "[]"}, agentID: p.Agent.ID, agentVersion: p.Agent.Version,
 		status: api.SessionIdle, blocking: "[]", title: nullString(p.Title), created: now.UnixMicro(), updated: now.UnixMicro(),
 	}
@@ -281,6 +295,7 @@ func (s *Store) Archive(ctx context.Context, workspaceID, id string) (api.Sessio
 			return nil
 		}
 		m.archived = micros(m.now)
+		m.happened = append(m.happened, api.Happened("session.archived", id))
 		return m.terminate(causeArchive)
 	})
 	if err != nil {

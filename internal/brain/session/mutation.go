@@ -27,6 +27,8 @@ type mutation struct {
 	// moving is true while several threads change together, and the session is
 	// to follow only once all have.
 	moving bool
+	// happened is what the outbox is told when the mutation is saved.
+	happened []api.WebhookData
 }
 
 // mutate locks a session, lets fn change it, and saves it.
@@ -70,6 +72,9 @@ func (m *mutation) save() error {
 	}
 	if due {
 		m.tx.Notify(dueTopic, "")
+	}
+	if err := m.store.Announce(m.ctx, m.tx, m.workspaceID, m.happened...); err != nil {
+		return err
 	}
 	return m.row.save(m.ctx, m.tx)
 }
@@ -134,7 +139,7 @@ func (m *mutation) insertEvent(event headed, private json.RawMessage) (json.RawM
 		return nil, fmt.Errorf("append %s to session %s: %w", head.Type, m.id, err)
 	}
 	m.grew()
-	return raw, nil
+	return raw, m.tell(head.Type, raw)
 }
 
 func (m *mutation) grew() { m.tx.Notify(topic(m.t.log()), strconv.FormatInt(m.t.seq, 10)) }

@@ -2,7 +2,8 @@
 // alone may change their status, the tool calls that wait for answers, and the
 // fan-out to subscribers. A session has one thread or more, each with its own
 // log and its own run. It owns the tables sessions, threads, events, deliveries,
-// tool_calls, resource_tokens and session_memory_stores and may call queue, price and db.
+// tool_calls, resource_tokens and session_memory_stores and may call queue, price, outbox and
+// db.
 package session
 
 import (
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/price"
 	"hearth/internal/db"
 )
@@ -48,6 +50,7 @@ type Store struct {
 	prices *price.Table
 	now    func() time.Time
 	recent *recent
+	outbox.Sender
 }
 
 //go:embed migrations/*.sql
@@ -107,17 +110,18 @@ type row struct {
 	inputTokens, outputTokens, cacheRead, cacheWrite int64 // of all threads
 	children                                         int64 // how many threads were made besides the primary one
 	spending
+	deploymentID sql.NullString // of the deployment that has started it
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, held, children, ` + spendingColumns
+	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, held, children, deployment_id, ` + spendingColumns
 
 func (r *row) fields() []any {
 	return append([]any{sessionID{r}, &r.workspaceID, &r.environmentID, &r.environmentType, &r.primary.id, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
 		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.primary.seq, &r.primary.epoch, &r.primary.due, &r.primary.runUntil, &r.primary.spanID, &r.primary.failures, &r.runningSince, &r.active,
 		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active,
-		boolean{&r.primary.halted}, boolean{&r.primary.rested}, boolean{&r.primary.held}, &r.children}, r.spending.fields()...)
+		boolean{&r.primary.halted}, boolean{&r.primary.rested}, boolean{&r.primary.held}, &r.children, &r.deploymentID}, r.spending.fields()...)
 }
 
 // sessionID is the id of a session, which is also the id of its primary
@@ -135,12 +139,12 @@ func (s sessionID) Scan(from any) error {
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
 		append([]any{r.id, r.workspaceID, r.environmentID, r.environmentType, r.primary.id, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
 			r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil, r.primary.spanID, r.primary.failures, r.runningSince, r.active,
 			r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active,
-			number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children}, r.spending.values()...)...)
+			number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children, r.deploymentID}, r.spending.values()...)...)
 	return err
 }
 
@@ -168,6 +172,9 @@ func (r *row) session(now time.Time) (api.Session, error) {
 	}
 	if r.title.Valid {
 		out.Title = &r.title.String
+	}
+	if r.deploymentID.Valid {
+		out.DeploymentID = &r.deploymentID.String
 	}
 	end := now
 	if r.status == api.SessionTerminated {
@@ -275,6 +282,7 @@ type Filter struct {
 	AgentID         string
 	AgentVersion    int64
 	MemoryStoreID   string
+	DeploymentID    string
 	Statuses        []api.SessionStatus
 	CreatedAfter    Bound
 	CreatedBefore   Bound
@@ -344,6 +352,9 @@ func (s *Store) List(ctx context.Context, f Filter) (sessions []api.Session, mor
 	}
 	if f.MemoryStoreID != "" {
 		c.add("id IN (SELECT session_id FROM session_memory_stores WHERE memory_store_id = ?)", f.MemoryStoreID)
+	}
+	if f.DeploymentID != "" {
+		c.add("deployment_id = ?", f.DeploymentID)
 	}
 	c.in("status", anys(f.Statuses))
 	c.bound("created_at", ">", f.CreatedAfter)

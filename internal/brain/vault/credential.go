@@ -129,7 +129,10 @@ func (s *Store) CreateCredential(ctx context.Context, workspaceID, vaultID strin
 		}
 		_, err := tx.Exec(ctx, "INSERT INTO vault_credentials (id, vault_id, match_key, json, token, refresh_token, client_secret, claimed_until, failed_at, failure) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, '')",
 			c.ID, c.VaultID, matchKey(c.Auth), string(raw), c.kept.token, c.kept.refreshToken, c.kept.clientSecret)
-		return err
+		if err != nil {
+			return err
+		}
+		return s.tell(ctx, tx, "vault_credential.created", c.VaultID, c.ID)
 	})
 }
 
@@ -270,7 +273,7 @@ func (s *Store) changeCredential(ctx context.Context, tx db.Tx, vaultID, id stri
 	if err != nil {
 		return c.Credential, err
 	}
-	before := c.kept
+	before, open, failedAt := c.kept, c.ArchivedAt == nil, c.failedAt
 	raw, err := changed(&c.Credential, &c.UpdatedAt, s.moment(), func() error { return fn(&c) })
 	if err != nil {
 		return c.Credential, err
@@ -288,7 +291,13 @@ func (s *Store) changeCredential(ctx context.Context, tx db.Tx, vaultID, id stri
 	if err != nil {
 		return c.Credential, fmt.Errorf("change credential %s: %w", id, err)
 	}
-	return c.Credential, nil
+	switch {
+	case open && c.ArchivedAt != nil:
+		err = s.tell(ctx, tx, "vault_credential.archived", vaultID, id)
+	case c.failure != "" && c.failedAt != failedAt:
+		err = s.tell(ctx, tx, "vault_credential.refresh_failed", vaultID, id)
+	}
+	return c.Credential, err
 }
 
 // DeleteCredential removes a credential and its secrets.
@@ -301,6 +310,9 @@ func (s *Store) DeleteCredential(ctx context.Context, workspaceID, vaultID, id s
 			return err
 		}
 		_, err := tx.Exec(ctx, "DELETE FROM vault_credentials WHERE id = ?", id)
-		return err
+		if err != nil {
+			return err
+		}
+		return s.tell(ctx, tx, "vault_credential.deleted", vaultID, id)
 	})
 }

@@ -1,8 +1,8 @@
 // Package vault keeps vaults and their credentials: what agents authenticate with
 // at MCP servers and elsewhere. Secrets go in, are sealed for their place, and come
 // out only for who makes a request with them; OAuth tokens are refreshed on the
-// way. It owns the tables vaults and vault_credentials and may call db, seal and
-// outbound.
+// way. It owns the tables vaults and vault_credentials and may call db, seal,
+// outbound and outbox.
 package vault
 
 import (
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/brain/seal"
 	"hearth/internal/db"
 )
@@ -38,6 +39,7 @@ type Config struct {
 type Store struct {
 	Config
 	now func() time.Time
+	outbox.Sender
 }
 
 //go:embed migrations/*.sql
@@ -94,7 +96,10 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.V
 	}
 	return v, s.DB.Write(ctx, func(tx db.Tx) error {
 		_, err := tx.Exec(ctx, "INSERT INTO vaults (id, workspace_id, json) VALUES (?, ?, ?)", v.ID, workspaceID, string(raw))
-		return err
+		if err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("vault.created", v.ID))
 	})
 }
 
@@ -180,12 +185,16 @@ func (s *Store) change(ctx context.Context, workspaceID, id string, fn func(db.T
 		if v, err = get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {
 			return err
 		}
+		open := v.ArchivedAt == nil
 		raw, err := changed(&v, &v.UpdatedAt, s.moment(), func() error { return fn(tx, &v) })
 		if err != nil || raw == "" {
 			return err
 		}
 		_, err = tx.Exec(ctx, "UPDATE vaults SET archived_at = ?, json = ? WHERE id = ?", micros(v.ArchivedAt), raw, id)
-		return err
+		if err != nil || !open || v.ArchivedAt == nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("vault.archived", id))
 	})
 	return v, err
 }
@@ -223,13 +232,33 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 		if _, err := get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {
 			return err
 		}
+		credentials, err := db.Strings(tx.Query(ctx, "SELECT id FROM vault_credentials WHERE vault_id = ? ORDER BY id", id))
+		if err != nil {
+			return err
+		}
+		for _, one := range credentials {
+			if err := s.tell(ctx, tx, "vault_credential.deleted", id, one); err != nil {
+				return err
+			}
+		}
 		for _, query := range []string{"DELETE FROM vault_credentials WHERE vault_id = ?", "DELETE FROM vaults WHERE id = ?"} {
 			if _, err := tx.Exec(ctx, query, id); err != nil {
 				return fmt.Errorf("delete vault %s: %w", id, err)
 			}
 		}
-		return nil
+		return s.Announce(ctx, tx, workspaceID, api.Happened("vault.deleted", id))
 	})
+}
+
+// tell tells what happened to a credential.
+func (s *Store) tell(ctx context.Context, tx db.Tx, happened, vaultID, credentialID string) error {
+	var workspaceID string
+	if err := tx.QueryRow(ctx, "SELECT workspace_id FROM vaults WHERE id = ?", vaultID).Scan(&workspaceID); err != nil {
+		return fmt.Errorf("find the workspace of vault %s: %w", vaultID, err)
+	}
+	event := api.Happened(happened, credentialID)
+	event.VaultID = vaultID
+	return s.Announce(ctx, tx, workspaceID, event)
 }
 
 // MaxPerSession is how many vaults a session may name.
@@ -250,7 +279,7 @@ func (s *Store) Check(ctx context.Context, workspaceID string, ids []string) err
 			return err
 		}
 		if v.ArchivedAt != nil {
-			return api.Invalid("vault_ids", "vault %s is archived", id)
+			return api.Invalid("vault_ids", "vault %s is archived", id).WithCode("vault_archived")
 		}
 	}
 	return nil

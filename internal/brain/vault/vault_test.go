@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -187,6 +188,8 @@ func TestFailures(t *testing.T) {
 		server := fakeoauth.New(t, "access-zero", "another-refresh-token")
 		v := s.vault(t)
 		c := s.oauth(t, v, server, "access-zero", "refresh-zero", soon())
+		var told heard
+		s.UseOutbox(&told)
 
 		// A token that is still good serves, though it cannot be refreshed.
 		got, _, err := s.Bearer(t.Context(), workspace, []string{v}, server.MCP)
@@ -222,7 +225,24 @@ func TestFailures(t *testing.T) {
 		if got, _, err := s.Bearer(t.Context(), workspace, []string{v}, server.MCP); err != nil || got.Token != "access-token-number-1" {
 			t.Errorf("%+v %v", got, err)
 		}
+		// Every failure was told, and none of what went well.
+		want := api.WebhookData{Type: "vault_credential.refresh_failed", ID: c.ID, VaultID: v, WorkspaceID: workspace}
+		if !slices.Equal(told, heard{want, want}) {
+			t.Errorf("told %+v", told)
+		}
 	})
+}
+
+// heard is all that was told.
+type heard []api.WebhookData
+
+// Announce implements outbox.Outbox.
+func (h *heard) Announce(_ context.Context, _ db.Tx, workspaceID string, events ...api.WebhookData) error {
+	for _, e := range events {
+		e.WorkspaceID = workspaceID
+		*h = append(*h, e)
+	}
+	return nil
 }
 
 func TestWhatCannotBeRefreshed(t *testing.T) {
