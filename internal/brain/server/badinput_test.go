@@ -162,7 +162,7 @@ func (g *generator) visit(path []any, s *schema, v any, required bool) {
 			}
 		}
 		if words := g.choices(s); len(words) > 0 {
-			for _, word := range []string{"no-such-word", " " + words[0], words[0] + "\u200b", strings.ToUpper(words[0])} {
+			for _, word := range []string{"no-such-word", " " + words[0], words[0] + "\u200b", otherCase(words[0])} {
 				g.add(path, "an unknown word", quoted(word))
 			}
 		}
@@ -189,6 +189,14 @@ func (g *generator) prints(path []any) bool {
 		}
 	}
 	return false
+}
+
+// otherCase is a word as it is not written.
+func otherCase(word string) string {
+	if upper := strings.ToUpper(word); upper != word {
+		return upper
+	}
+	return strings.ToLower(word)
 }
 
 func quoted(text string) string {
@@ -454,7 +462,7 @@ func (c *contract) badValues(p parameterOf) []string {
 	case types["array"]:
 		for _, v := range c.variants(p.Schema) {
 			for _, word := range c.choices(v.Items) {
-				return append(all, "no-such-word", strings.ToUpper(word), word+"%20", word+"%e2%80%8b", "%20"+word, word+","+word)
+				return append(all, "no-such-word", otherCase(word), word+"%20", word+"%e2%80%8b", "%20"+word, word+","+word)
 			}
 		}
 	case types["number"]:
@@ -468,7 +476,7 @@ func (c *contract) badValues(p parameterOf) []string {
 		all = append(all, "x", "monday", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00", "9999-12-31T23:59:59-10:00", "1767225600", "2026-01-01T25:00:00Z", "0000-00-00T00:00:00Z")
 	default:
 		for _, word := range c.choices(p.Schema) {
-			all = append(all, "no-such-word", strings.ToUpper(word), word+"%20")
+			all = append(all, "no-such-word", otherCase(word), word+"%20")
 		}
 	}
 	return all

@@ -52,18 +52,28 @@ var rehearsalModel = api.ModelInfo{
 	Lifecycle: api.ModelActive, CreatedAt: time.Unix(0, 0).UTC(),
 }
 
+// lifecycles are what a model may be in.
+var lifecycles = []string{api.ModelActive, "deprecated", "retired"}
+
+// listModels has the query checked before a provider is asked, which would be
+// asked with the operator's credential.
 func (s *server) listModels(r *request) (any, error) {
-	if s.Gateway != nil {
-		return s.pass(r, "/v1/models")
-	}
 	q := r.params()
 	q.limitTo(1000)
-	lifecycles := q.list("lifecycle")
+	wanted := q.list("lifecycle")
+	for _, one := range wanted {
+		if !slices.Contains(lifecycles, one) {
+			q.fail("lifecycle[]", "must be one of %s, not %.40q", strings.Join(lifecycles, ", "), one)
+		}
+	}
 	if q.err != nil {
 		return nil, q.err
 	}
+	if s.Gateway != nil {
+		return s.pass(r, "/v1/models")
+	}
 	page := api.ModelPage{Data: []api.ModelInfo{}}
-	if q.text("after_id") == "" && q.text("before_id") == "" && (len(lifecycles) == 0 || slices.Contains(lifecycles, api.ModelActive)) {
+	if q.text("after_id") == "" && q.text("before_id") == "" && (len(wanted) == 0 || slices.Contains(wanted, api.ModelActive)) {
 		page = api.ModelPage{Data: []api.ModelInfo{rehearsalModel}, FirstID: &rehearsalModel.ID, LastID: &rehearsalModel.ID}
 	}
 	return page, nil
