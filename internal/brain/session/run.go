@@ -698,10 +698,14 @@ func (m *mutation) halt(threads []*thread) error {
 
 // goOn has the primary thread take up what came while threads were stopping,
 // once they have stopped: messages of clients start a turn, those of threads are
-// only logged.
+// only logged. A budget that was raised meanwhile lets the turns go on that it
+// had held.
 func (m *mutation) goOn() error {
 	stopping, err := m.stopping()
-	if err != nil || stopping || !m.primary.resting() {
+	if err != nil || stopping {
+		return err
+	}
+	if err := m.resume(); err != nil || !m.primary.resting() || m.primary.held {
 		return err
 	}
 	return m.on(&m.primary, func() error {

@@ -210,9 +210,10 @@ func (m *mutation) priced() error {
 }
 
 // resume lets the turns go on that the budget had stopped, if it allows that now.
+// While threads are being stopped nothing begins; it is called again after that.
 func (m *mutation) resume() error {
-	if m.exhausted() {
-		return nil
+	if stopping, err := m.stopping(); stopping || m.exhausted() || err != nil {
+		return err
 	}
 	if err := m.loadLive(); err != nil {
 		return err

@@ -129,3 +129,57 @@ func TestUsageByKind(t *testing.T) {
 		}
 	})
 }
+
+// TestBudgetHoldsEachThread: the budget is one for all threads. It holds each
+// where that stands, and lets each go on when it is raised.
+func TestBudgetHoldsEachThread(t *testing.T) {
+	each(t, func(t *testing.T, b *bench) {
+		s, err := b.store.Create(b.ctx, CreateParams{
+			WorkspaceID: workspace, EnvironmentID: environment, EnvironmentType: api.EnvironmentSelfHosted, Budget: limit("10"),
+			Agent:         api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: testModel, Multiagent: json.RawMessage(roster)},
+			InitialEvents: []json.RawMessage{json.RawMessage(`{"type":"user.message","content":[{"type":"text","text":"go"}]}`)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := b.claim(t)
+		if _, _, err := run.BeginRequest(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		send := Draft{
+			Event: &api.ToolUseEvent{EventHead: api.EventHead{ID: api.NewID(api.PrefixEvent), Type: api.EventAgentToolUse}, Name: api.ToolSendToAgent, Input: json.RawMessage("{}")},
+			Act: func(c Cast) (string, bool, error) {
+				members, err := c.Members()
+				if err != nil {
+					return "", false, err
+				}
+				_, err = c.Start(members[0], "go too")
+				return "sent", false, err
+			},
+		}
+		if err := run.CompleteRequest(b.ctx, Completion{Drafts: []Draft{send}, Usage: tokens(100), Continue: true}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, _, err := b.claim(t).BeginRequest(b.ctx); !errors.Is(err, ErrBudgetReached) {
+				t.Fatalf("a request past the budget: %v", err)
+			}
+		}
+		b.wantEnd(t, s.ID, api.StopBudgetReached)
+		raised := api.Optional[json.RawMessage]{Set: true, Value: limit("20")}
+		if _, err := b.store.Update(b.ctx, workspace, s.ID, UpdateParams{Budget: raised}); err != nil {
+			t.Fatal(err)
+		}
+		thought := map[string]bool{}
+		for len(thought) < 2 {
+			run := b.claim(t)
+			if _, _, err := run.BeginRequest(b.ctx); err != nil {
+				t.Fatal(err)
+			}
+			thought[run.ThreadID] = true
+			if err := run.CompleteRequest(b.ctx, Completion{Usage: tokens(10)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
