@@ -102,16 +102,17 @@ func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger)
 // newEngine makes the engine asked for and makes sure it works here.
 func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	name, stateDir, log := h.engine, h.stateDir, h.log
-	hand, err := handFile(stateDir)
+	if name == engineDocker { // whose daemon makes the control groups
+		if err := newDocker(h.docker, stateDir, "", log).Check(ctx); err != nil {
+			return nil, usageError("the %s engine does not work on this host: %w", name, err)
+		}
+	}
+	hand, err := handFile(stateDir) // once it is known that it is of use
 	if err != nil {
 		return nil, err
 	}
 	if name == engineDocker {
-		engine := newDocker(h.docker, stateDir, hand, log) // whose daemon makes the control groups
-		if err := engine.Check(ctx); err != nil {
-			return nil, usageError("the %s engine does not work on this host: %w", name, err)
-		}
-		return engine, nil
+		return newDocker(h.docker, stateDir, hand, log), nil
 	}
 	groups := findGroups(log)
 	if name == engineAuto {
