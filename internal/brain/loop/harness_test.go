@@ -105,10 +105,17 @@ func builtIn(policy string, configs ...api.ToolConfig) api.Tool {
 // talk opens a session in a self-hosted environment.
 func (b *brain) talk(tools ...api.Tool) *talk {
 	b.t.Helper()
+	return b.talkWith(nil, tools...)
+}
+
+// talkWith opens one that has resources mounted.
+func (b *brain) talkWith(resources []json.RawMessage, tools ...api.Tool) *talk {
+	b.t.Helper()
 	system := "Speak plainly."
 	s, err := b.sessions.Create(b.ctx, session.CreateParams{
 		WorkspaceID: "wrkspc_default", EnvironmentID: "env_test", EnvironmentType: api.EnvironmentSelfHosted,
-		Agent: api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: api.ModelConfig{ID: "test-model"}, System: &system, Tools: tools},
+		Agent:     api.SessionAgent{ID: "agent_test", Type: "agent", Version: 1, Name: "tester", Model: api.ModelConfig{ID: "test-model"}, System: &system, Tools: tools},
+		Resources: resources,
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -2,6 +2,7 @@ package loop_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,6 +58,46 @@ func TestPlainReply(t *testing.T) {
 		}
 		if usage := c.of(api.EventSessionUsage)[0].Usage; usage.InputTokens != end.ModelUsage.InputTokens || usage.OutputTokens != end.ModelUsage.OutputTokens {
 			b.t.Errorf("session usage %+v after one request of %+v", usage, end.ModelUsage)
+		}
+	})
+}
+
+// TestTheModelIsToldOfItsMemories: where they are, what for, and what it may do.
+func TestTheModelIsToldOfItsMemories(t *testing.T) {
+	each(t, func(b *brain) {
+		b.model.Play(fakemodel.Say("Good day."))
+		b.run()
+		raws := []json.RawMessage{}
+		instructions := "Ask before you change who.md."
+		for _, r := range []api.MemoryResource{
+			{Name: "Team notes", Description: "Who knows what.", MountPath: "/mnt/memory/team-notes", Access: api.MemoryReadWrite, Instructions: &instructions},
+			{Name: "Rules", MountPath: "/mnt/memory/rules", Access: api.MemoryReadOnly},
+		} {
+			r.Type = api.ResourceMemory
+			raw, err := json.Marshal(r)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			raws = append(raws, raw)
+		}
+		c := b.talkWith(raws, builtIn(api.PolicyAlwaysAllow))
+		c.send(message("hello"))
+		c.wantStop(api.StopEndTurn)
+		var lines []string
+		for line := range strings.Lines(b.request().System[0].Text) {
+			if strings.HasPrefix(line, "- /mnt/memory/") {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) != 2 {
+			b.t.Fatalf("of its memories the model is told %q", lines)
+		}
+		for i, want := range [][]string{{"/mnt/memory/team-notes", `"Team notes"`, "keep there", "Who knows what.", instructions}, {"/mnt/memory/rules", `"Rules"`, "not kept"}} {
+			for _, part := range want {
+				if !strings.Contains(lines[i], part) {
+					b.t.Errorf("%q lacks %q", lines[i], part)
+				}
+			}
 		}
 	})
 }

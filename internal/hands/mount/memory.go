@@ -60,6 +60,7 @@ type store struct {
 	seen    bool                 // by this worker
 	gone    map[string]time.Time // when files were first found to be missing
 	refused map[string]string    // what the server does not take as it is
+	blocked map[string]time.Time // since when another memory's path is in the way; zero once told
 }
 
 // listed is a memory as servers list it.
@@ -451,6 +452,7 @@ func (r *reconciliation) take(ctx context.Context, s step, name string) {
 		delete(r.Sent, name)
 		delete(r.gone, name)
 		delete(r.refused, name)
+		delete(r.blocked, name)
 		if now == "" {
 			delete(r.Synced, name)
 		} else {
@@ -473,15 +475,36 @@ type refusal struct {
 
 func (r refusal) Error() string { return r.err.Error() }
 
+// errBlocked is of a file that cannot be a memory while another one is there.
+type errBlocked struct{ error }
+
+// wait waits for a memory to go that is in the way, for the agent may have removed
+// its file just now, and tells the agent of one that stays.
+func (r *reconciliation) wait(name string, err error) {
+	since, known := r.blocked[name]
+	switch {
+	case !known:
+		if r.blocked == nil {
+			r.blocked = map[string]time.Time{}
+		}
+		r.blocked[name] = time.Now()
+	case !since.IsZero() && time.Since(since) > 2*confirm:
+		r.blocked[name] = time.Time{}
+		r.say(name, "is not kept: "+err.Error())
+	}
+}
+
 // note tells the agent what became of a file, and the log.
 func (r *reconciliation) note(ctx context.Context, s step, name string, err error) {
 	var no refusal
+	var blocked errBlocked
 	switch {
 	case errors.Is(err, errLater) || ctx.Err() != nil:
 		return
 	case errors.As(err, &no):
 		r.refuse(name, no)
-		return
+	case errors.As(err, &blocked):
+		r.wait(name, err)
 	case err != nil:
 		r.Log.Warn("could not reconcile a memory; trying again later", "memory_store", r.id, "file", path.Join(r.Path, name), "error", err)
 	case s == yield:
@@ -589,8 +612,10 @@ func (r *reconciliation) push(ctx context.Context, s step, name string) (string,
 		err = r.ask(ctx, "POST", storePath(r.id), body{Path: "/" + name, Content: string(raw)}, &made)
 	}
 	switch status(err) {
-	case 400, 409, 413:
+	case 400, 413:
 		return "", refusal{r.local[name], err}
+	case 409:
+		return "", errBlocked{err}
 	}
 	return made.SHA256, err
 }

@@ -126,8 +126,11 @@ func (r *remote) serve(method, id string, query url.Values, in any) (any, error)
 		r.asked = append(r.asked, "DELETE "+id)
 		return nil, nil
 	case id == "":
-		if id = strings.TrimPrefix(body.Path, "/"); r.memories[id] != "" {
-			return nil, answer(409)
+		id = strings.TrimPrefix(body.Path, "/")
+		for other := range r.memories {
+			if other == id || strings.HasPrefix(other, id+"/") || strings.HasPrefix(id, other+"/") {
+				return nil, answer(409)
+			}
 		}
 	case body.Precondition.SHA256 != sum([]byte(content)):
 		return nil, answer(409)
@@ -361,6 +364,38 @@ func TestRemovalsAreLookedAtTwice(t *testing.T) {
 		d.want("in time", files{"c": "3"}, files{"b": "2", "c": "3"})
 		d.sync(MemoryFinal)
 		d.want("in the end", files{"c": "3"}, files{"c": "3"})
+	})
+}
+
+// TestAFileBecomesADirectory: the old memory is in the way of the new one until it
+// is deleted.
+func TestAFileBecomesADirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, files{"a": "1", "b/c": "2", "d": "3"})
+		d.mount("")
+		d.remove("a")
+		d.write("a/deep", "1")
+		d.remove("b")
+		d.write("b", "2")
+		if told := d.sync(MemoryDuring); told != "" {
+			t.Errorf("the agent is told %q", told)
+		}
+		time.Sleep(confirm)
+		d.sync(MemoryDuring)
+		all := files{"a/deep": "1", "b": "2", "d": "3"}
+		d.want("afterwards", all, all)
+
+		// What stays in the way the agent is told of, once.
+		d.set("stuck/there", "x")
+		d.write("stuck", "y")
+		told := ""
+		for range 10 {
+			told += d.sync(MemoryDuring)
+			time.Sleep(15 * time.Second)
+		}
+		if n := strings.Count(told, "is not kept"); n != 1 || !strings.Contains(told, "/stuck\"") {
+			t.Errorf("the agent is told %q", told)
+		}
 	})
 }
 
