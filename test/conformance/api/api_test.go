@@ -99,30 +99,32 @@ func (n *notes) note(t *testing.T, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path, ok := openapitest.Documented(r.URL.Path)
 		sdk := sdks[r.Header.Get("X-Stainless-Lang")]
-		answer := &statusWriter{ResponseWriter: w}
-		next.ServeHTTP(answer, r)
-		if !ok || sdk == "" || answer.status >= 400 {
-			return
-		}
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		endpoint := r.Method + " " + path
-		if n.made[endpoint] == nil {
-			n.made[endpoint] = map[string][]string{}
-		}
-		if !slices.Contains(n.made[endpoint][sdk], name) {
-			n.made[endpoint][sdk] = append(n.made[endpoint][sdk], name)
-		}
+		next.ServeHTTP(&statusWriter{w, func(status int) { // before a stream that may outlast the test
+			if ok && sdk != "" && status < 400 {
+				n.add(r.Method+" "+path, sdk, name)
+			}
+		}}, r)
 	})
+}
+
+func (n *notes) add(endpoint, sdk, name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.made[endpoint] == nil {
+		n.made[endpoint] = map[string][]string{}
+	}
+	if !slices.Contains(n.made[endpoint][sdk], name) {
+		n.made[endpoint][sdk] = append(n.made[endpoint][sdk], name)
+	}
 }
 
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	answered func(status int)
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
+	w.answered(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
