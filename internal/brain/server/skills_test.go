@@ -20,7 +20,7 @@ import (
 )
 
 var skillVerdicts = map[string]verdict{
-	"POST /v1/skills":                     {apiKey: 200, role: auth.RoleDeveloper, envKey: 403, othersKey: 403, token: 403, othersToken: 403, files: map[string]string{"new-{skill_name}/SKILL.md": plainManifest, "new-{skill_name}/a": "a"}},
+	"POST /v1/skills":                     {apiKey: 200, role: auth.RoleDeveloper, envKey: 403, othersKey: 403, token: 403, othersToken: 403, files: map[string]string{"{unique}/SKILL.md": plainManifest, "{unique}/a": "a"}},
 	"GET /v1/skills":                      forRole(auth.RoleViewer, ""),
 	"GET /v1/skills/{skill_id}":           forRole(auth.RoleViewer, ""),
 	"DELETE /v1/skills/{skill_id}":        forRole(auth.RoleDeveloper, ""),

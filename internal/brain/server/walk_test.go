@@ -140,7 +140,7 @@ func (b *brain) site() *site {
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
 	s.ids = map[string]string{
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
-		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": api.NewID("name"),
+		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": unique(),
 	}
 	maps.Copy(s.ids, memories)
 	s.addFiles()
@@ -157,6 +157,9 @@ func (b *brain) site() *site {
 	s.addDeployment()
 	return s
 }
+
+// unique is a name that nothing has, of the characters that any name may have.
+func unique() string { return strings.ReplaceAll(api.NewID("name"), "_", "-") }
 
 // fill puts the site's ids in the place of {session_id} and such.
 func (s *site) fill(text string) string {
@@ -341,7 +344,7 @@ func TestRoles(t *testing.T) {
 				for _, role := range roleOrder {
 					for kind, credential := range credentials[role] {
 						what := rt.method + " " + rt.path + " with " + kind + " of the role " + string(role)
-						s.ids["unique"] = api.NewID("name")
+						s.ids["unique"] = unique()
 						where, wants := s, []int{v.apiKey}
 						switch {
 						case !v.admits(role):
