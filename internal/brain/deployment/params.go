@@ -106,6 +106,8 @@ func (p Params) set(r *record, sealer Sealer) error {
 	if p.Budget.Set {
 		if r.Budget = p.Budget.Value; isNull(r.Budget) {
 			r.Budget = json.RawMessage("null")
+		} else if r.Budget[0] != '{' {
+			return api.Invalid("budget", "must be an object such as {\"type\":\"limit\",\"max_list_cost\":{\"amount\":\"250\",\"currency\":\"USD\"}}")
 		}
 	}
 	if p.Metadata.Given() {

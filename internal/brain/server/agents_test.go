@@ -34,7 +34,7 @@ func TestAgentAsAnswered(t *testing.T) {
 		made := ok[object](b, b.key, "POST", "/v1/agents", `{"name":"n","description":"","system":"s","metadata":{"k":"v"},
 			"model":{"id":"m","effort":"high","inference_geo":"eu"},
 			"mcp_servers":[{"type":"url","name":"issues","url":"https://mcp.example.com/mcp"}],
-			"skills":[{"type":"anthropic","skill_id":"xlsx"},{"type":"custom","skill_id":"skill_1","version":"3"}],
+			"skills":[{"type":"anthropic","skill_id":"xlsx"},{"type":"anthropic","skill_id":"docx","version":"3"}],
 			"tools":[
 				{"type":"custom","name":"ask","description":"d","input_schema":{"type":"object","properties":{"q":{"type":"string"}},"required":["q"],"additionalProperties":false}},
 				{"type":"mcp_toolset","mcp_server_name":"issues","configs":[{"name":"list","permission_policy":{"type":"always_allow"}},{"name":"drop","enabled":false}]},
@@ -53,7 +53,7 @@ func TestAgentAsAnswered(t *testing.T) {
 		want := decoded(t, `{"type":"agent","version":1,"archived_at":null,"name":"n","description":null,"system":"s","metadata":{"k":"v"},"multiagent":null,
 			"execution_identity":{"type":"service_account"},"model":{"id":"m","effort":{"type":"high"},"inference_geo":"eu","speed":"standard"},
 			"mcp_servers":[{"type":"url","name":"issues","url":"https://mcp.example.com/mcp"}],
-			"skills":[{"type":"anthropic","skill_id":"xlsx","version":"latest"},{"type":"custom","skill_id":"skill_1","version":"3"}],
+			"skills":[{"type":"anthropic","skill_id":"xlsx","version":"latest"},{"type":"anthropic","skill_id":"docx","version":"3"}],
 			"tools":[
 				{"type":"custom","name":"ask","description":"d","input_schema":{"type":"object","properties":{"q":{"type":"string"}},"required":["q"],"additionalProperties":false}},
 				{"type":"mcp_toolset","mcp_server_name":"issues","default_config":{"enabled":true,"permission_policy":`+ask+`},"configs":[
@@ -299,7 +299,7 @@ func TestRandomUpdatesLoseNothing(t *testing.T) {
 				"name": func(w string) any { return w }, "description": func(w string) any { return w }, "system": func(w string) any { return w },
 				"model":    func(w string) any { return object{"id": w, "effort": "low", "speed": "standard"} },
 				"metadata": func(w string) any { return object{"k": w, w: nil} }, "tools": func(w string) any { return custom(w) },
-				"skills": func(w string) any { return []object{{"type": "custom", "skill_id": w, "version": "1"}} },
+				"skills": func(w string) any { return []object{{"type": "anthropic", "skill_id": w, "version": "1"}} },
 			}},
 			"session": {"/v1/sessions/" + s.ID, map[string]func(string) any{
 				"title": func(w string) any { return w }, "metadata": func(w string) any { return object{"k": w} },

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -17,12 +18,12 @@ import (
 func TestRateLimits(t *testing.T) {
 	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		b := newBrain(t, d, func(c *Config) { c.Limits = Limits{Create: 1000, Read: 3} })
+		b := newBrain(t, d, func(c *Config) { c.Limits = Limits{Create: 1000, Read: 40} })
 		s := b.site()
 		reader, other := b.apiKey(auth.RoleViewer, nil), b.apiKey(auth.RoleViewer, nil)
-		for left := 2; left >= 0; left-- {
+		for left := 39; left >= 0; left-- {
 			a := b.do(reader.Key, "GET", "/v1/agents", nil)
-			if got := a.header.Get("anthropic-ratelimit-requests-remaining"); a.status != 200 || got != strconv.Itoa(left) || a.header.Get("anthropic-ratelimit-requests-limit") != "3" {
+			if got := a.header.Get("anthropic-ratelimit-requests-remaining"); a.status != 200 || got != strconv.Itoa(left) || a.header.Get("anthropic-ratelimit-requests-limit") != "40" {
 				t.Fatalf("%d left, want %d: %d %v", left, left, a.status, a.header)
 			}
 			if at, err := time.Parse(time.RFC3339, a.header.Get("anthropic-ratelimit-requests-reset")); err != nil || at.Before(time.Now().Add(-2*time.Second)) {
@@ -44,7 +45,7 @@ func TestRateLimits(t *testing.T) {
 			b.poll(s.key.Key, s.env.ID, "?block_ms=1")
 			ok[object](b, reader.Key, "GET", "/healthz", nil)
 		}
-		for _, want := range []int{200, 200, 200, 429} {
+		for _, want := range append(slices.Repeat([]int{200}, 40), 429) {
 			if a := b.do(b.issuer.Token(object{"groups": "viewers"}), "GET", "/v1/agents", nil); a.status != want {
 				t.Errorf("a person with another token each time: %d %s, want %d", a.status, a.body, want)
 			}

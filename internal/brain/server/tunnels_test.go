@@ -246,7 +246,7 @@ func TestCertificatesThatATunnelCannotTrust(t *testing.T) {
 		"no signing":       {newCA(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), "keyCertSign"},
 		"no usage":         {newCA(func(c *x509.Certificate) { c.KeyUsage = 0 }), "keyCertSign"},
 		"expired":          {newCA(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired"},
-		"not yet valid":    {newCA(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), "not valid before"},
+		"not yet valid":    {newCA(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), "not valid before"},
 		"a small curve":    {caOf(p224), "P-256"},
 		"another kind":     {caOf(ed), "RSA or ECDSA"},
 		"two":              {valid + newCA(), "exactly one"},

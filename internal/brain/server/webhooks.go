@@ -131,6 +131,9 @@ func (s *server) replay(r *request) (any, error) {
 			return nil, err
 		}
 	}
+	if n := len(p.EventTypes); n > len(api.WebhookEvents) {
+		return nil, api.Invalid("event_types", "lists %d types of event, and there are only %d", n, len(api.WebhookEvents))
+	}
 	for _, t := range p.EventTypes {
 		if !slices.Contains(api.WebhookEvents, t) {
 			return nil, api.Invalid("event_types", "%.80q is not the type of an event; session.status_idled is one", t)

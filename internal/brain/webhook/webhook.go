@@ -129,6 +129,9 @@ func (s *Store) apply(p Params, e *api.WebhookEndpoint) error {
 		}
 	}
 	if len(p.EnabledEvents.Value) > 0 {
+		if n := len(p.EnabledEvents.Value); n > len(api.WebhookEvents) {
+			return api.Invalid("enabled_events", "lists %d types of event, and there are only %d", n, len(api.WebhookEvents))
+		}
 		events := slices.Clone(p.EnabledEvents.Value)
 		for i, event := range events {
 			if !slices.Contains(api.WebhookEvents, event) {
