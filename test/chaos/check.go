@@ -186,7 +186,7 @@ func (r *round) checkStore(ctx context.Context) error {
 		}
 		// The sessions' only queued inputs are their first events, which took
 		// their seats when they were made.
-		rows, err := tx.Query(ctx, `SELECT s.id, s.seq, COUNT(e.seq), MIN(e.seq), MAX(e.seq) FROM sessions s JOIN events e ON e.session_id = s.id
+		rows, err := tx.Query(ctx, `SELECT s.id, s.seq, COUNT(e.seq), MIN(e.seq), MAX(e.seq) FROM sessions s JOIN events e ON e.log_id = s.id
 			WHERE s.environment_id = ? GROUP BY s.id, s.seq`, r.environmentID)
 		if err != nil {
 			return err
