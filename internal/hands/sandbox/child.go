@@ -37,7 +37,7 @@ type Launch struct {
 	Process Process
 	// Started is called once the process exists, before it begins.
 	Started func(pid int) error
-	// Bounds hold it to its limits.
+	// Bounds hold it to its limits, from its start on.
 	Bounds Bounds
 	// Scratch is a host directory with files of the sandbox beside the working
 	// directory; "" for none.
@@ -97,10 +97,7 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
 	p := &Child{Launch: l, stdin: stdin, waited: make(chan struct{})}
-	err = l.Bounds.Add(pid)
-	if err == nil {
-		err = l.Started(pid)
-	}
+	err = l.Started(pid)
 	if err == nil {
 		connect := hand.Connect
 		if l.Resumed {

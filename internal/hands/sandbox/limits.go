@@ -16,8 +16,6 @@ type Limits struct {
 
 // Bounds hold a sandbox to its limits from outside.
 type Bounds interface {
-	// Add puts a process, and all that it will start, within the bounds.
-	Add(pid int) error
 	// Hits tells how often limits have been run into.
 	Hits() Hits
 	// Freeze stops every process where it is, or lets all go on.

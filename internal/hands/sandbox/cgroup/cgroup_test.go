@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,8 @@ func sleeper(t *testing.T, groups *cgroup.Tree) (id string, g *cgroup.Group) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
+	before := false
+	if err := g.Start(cmd, func() error { before = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -47,8 +49,21 @@ func sleeper(t *testing.T, groups *cgroup.Tree) (id string, g *cgroup.Group) {
 			}
 		}
 	})
-	if err := g.Add(cmd.Process.Pid); err != nil {
-		t.Fatal(err)
+	for _, dir := range groups.Dirs(id) {
+		want := strconv.Itoa(cmd.Process.Pid)
+		// The thread that started it may take a moment to end.
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			if err == nil && strings.TrimSpace(string(members)) == want {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s holds %q, want %s; %v", dir, members, want, err)
+			}
+		}
+	}
+	if !before {
+		t.Error("what is to be done before was not")
 	}
 	return id, g
 }
@@ -111,7 +126,7 @@ func TestNoGroups(t *testing.T) {
 		t.Errorf("nothing lacks %v", got)
 	}
 	g, err := none.Make(strings.ToLower(rand.Text()), sandbox.Limits{MemoryBytes: 1})
-	if err != nil || g.Add(1) != nil || g.Hits() != (sandbox.Hits{}) || g.Freeze(true) == nil {
+	if err != nil || g.Start(exec.Command("true"), nil) != nil || g.Hits() != (sandbox.Hits{}) || g.Freeze(true) == nil {
 		t.Errorf("a group of nothing: %+v, %v", g, err)
 	}
 }

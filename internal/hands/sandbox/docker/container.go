@@ -20,7 +20,7 @@ type container struct {
 	api    *api
 	id     string
 	conn   io.Closer     // to its streams; set by Start
-	group  *cgroup.Group // the daemon's; set by Add
+	group  *cgroup.Group // the daemon's, which has bounded it; set by Start
 	paused atomic.Bool
 }
 
@@ -42,6 +42,7 @@ func (c *container) Start(ctx context.Context, notes io.Writer) (pid int, stdin 
 		conn.Close()
 		return 0, nil, nil, err
 	}
+	c.group = cgroup.Of(now.State.Pid, c.id)
 	return now.State.Pid, conn, &output{from: bufio.NewReader(conn), notes: notes}, nil
 }
 
@@ -53,13 +54,6 @@ func (c *container) Kill() { c.conn.Close() }
 
 // Wait implements sandbox.Process. To remove the container is to wait for it.
 func (c *container) Wait() {}
-
-// Add implements sandbox.Bounds. The daemon has bounded the container; its group
-// is looked for, to know when bounds are run into.
-func (c *container) Add(pid int) error {
-	c.group = cgroup.Of(pid, c.id)
-	return nil
-}
 
 // Hits implements sandbox.Bounds.
 func (c *container) Hits() sandbox.Hits { return c.group.Hits() }

@@ -172,22 +172,15 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		_, err = ordersW.Write(orders) // it waits for them before it does anything
 		return errors.Join(err, ordersW.Close())
 	}
-	launch := cmd.Start // the child makes its root itself
-	if users.Many() {
-		// Only root can reach every directory and lay out the mounts; the child is
-		// no longer root. So the root is made here, on a thread in a mount
-		// namespace of its own, from which the child inherits it.
-		launch = func() error {
-			return onThread(func() error {
-				if err := root.enter(); err != nil {
-					return err
-				}
-				return cmd.Start()
-			})
-		}
+	// Only root can reach every directory and lay out the mounts; the child is no
+	// longer root. So root makes the sandbox's root here, on a thread in a mount
+	// namespace of its own, from which the child inherits it.
+	enter := root.enter
+	if !users.Many() {
+		enter = nil // the child makes its root itself
 	}
 	return sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: launch, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
+		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: func() error { return group.Start(cmd, enter) }, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)
 }

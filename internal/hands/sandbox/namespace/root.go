@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -75,24 +74,6 @@ func (r root) lower() string            { return filepath.Join(r.Scratch, "lower
 func (r root) upper(name string) string { return filepath.Join(r.Scratch, "upper", name) }
 func (r root) work(name string) string  { return filepath.Join(r.Scratch, "work", name) }
 func (r root) own(name string) string   { return filepath.Join(r.Scratch, "own", name) }
-
-// onThread runs fn on a thread that ends with it, so that whatever namespaces
-// fn has put it into end with it too.
-func onThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The first thread cannot end before the process does. While it is locked
-			// to this, another one does it.
-			done <- onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- fn() // never unlocked
-	}()
-	return <-done
-}
 
 // enter makes the root, in a new mount namespace, the calling thread's own.
 func (r root) enter() error {
