@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"unicode/utf8"
 )
 
@@ -45,7 +46,14 @@ type tool func(ctx context.Context, input json.RawMessage) (string, error)
 // Shrug makes this process take no notice of signals, which reach it from
 // within its own sandbox too. What it starts meets them as usual: they are not
 // ignored, which would be inherited, but caught.
-func Shrug() { signal.Notify(make(chan os.Signal, 1)) }
+func Shrug() { signal.Notify(make(chan os.Signal, 1), grave...) }
+
+// grave are the signals that would end or stop a program in Go. The others do
+// nothing to it, and to catch each costs two switches of threads.
+var grave = []os.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE,
+	syscall.SIGSEGV, syscall.SIGTERM, syscall.SIGSTKFLT, syscall.SIGSYS, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
+}
 
 // Serve answers calls read from r on w until r ends or ctx does. It then stops
 // whatever the calls have started.

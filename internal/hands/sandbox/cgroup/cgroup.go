@@ -152,22 +152,30 @@ func (g *Group) set() error {
 	return nil
 }
 
-// Start starts a command in the group. Before, if there is one, is called ahead of
-// it on the thread that starts it, which ends afterwards: what before changes of
-// the thread is inherited by the command, and by nothing else.
+// Door is the way into a Group, for another process to start something in it. The
+// zero Door leads nowhere.
+type Door struct {
+	Version int
+	Dirs    []string // one with version 2
+}
+
+// Door is the way into the group.
+func (g *Group) Door() Door {
+	if g == nil {
+		return Door{}
+	}
+	return Door{g.tree.version, g.tree.Dirs(g.id)}
+}
+
+// Start starts a command inside. Before, if there is one, is called ahead of it on
+// the thread that starts it, which ends afterwards: what before changes of the
+// thread is inherited by the command, and by nothing else.
 //
 // To be born in a group costs nothing. To be moved there, the whole process, takes
 // milliseconds, while the kernel waits for all processors.
-func (g *Group) Start(cmd *exec.Cmd, before func() error) error {
-	enter := func() error { return nil }
-	switch {
-	case g == nil && before == nil:
-		return cmd.Start()
-	case g == nil:
-	case g.tree.version == 1:
-		enter = g.enter
-	default:
-		dir, err := os.Open(g.tree.Dirs(g.id)[0]) // there is one only
+func (d Door) Start(cmd *exec.Cmd, before func() error) error {
+	if d.Version == 2 {
+		dir, err := os.Open(d.Dirs[0])
 		if err != nil {
 			return fmt.Errorf("open the control group: %w", err)
 		}
@@ -176,13 +184,15 @@ func (g *Group) Start(cmd *exec.Cmd, before func() error) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{}
 		}
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-		if before == nil {
-			return cmd.Start()
-		}
+	}
+	if d.Version != 1 && before == nil {
+		return cmd.Start()
 	}
 	return onThread(func() error {
-		if err := enter(); err != nil {
-			return err
+		if d.Version == 1 {
+			if err := d.enter(); err != nil {
+				return err
+			}
 		}
 		if before != nil {
 			if err := before(); err != nil {
@@ -193,9 +203,9 @@ func (g *Group) Start(cmd *exec.Cmd, before func() error) error {
 	})
 }
 
-// enter puts the calling thread into the group of version 1.
-func (g *Group) enter() error {
-	for _, dir := range g.dirs {
+// enter puts the calling thread into a group of version 1.
+func (d Door) enter() error {
+	for _, dir := range d.Dirs {
 		if err := os.WriteFile(filepath.Join(dir, "tasks"), []byte("0"), 0); err != nil {
 			return fmt.Errorf("enter the control group: %w", err)
 		}

@@ -33,7 +33,7 @@ func sleeper(t *testing.T, groups *cgroup.Tree) (id string, g *cgroup.Group) {
 	}
 	cmd := exec.Command("sleep", "1000")
 	before := false
-	if err := g.Start(cmd, func() error { before = true; return nil }); err != nil {
+	if err := g.Door().Start(cmd, func() error { before = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -126,7 +126,7 @@ func TestNoGroups(t *testing.T) {
 		t.Errorf("nothing lacks %v", got)
 	}
 	g, err := none.Make(strings.ToLower(rand.Text()), sandbox.Limits{MemoryBytes: 1})
-	if err != nil || g.Start(exec.Command("true"), nil) != nil || g.Hits() != (sandbox.Hits{}) || g.Freeze(true) == nil {
+	if err != nil || g.Door().Start(exec.Command("true"), nil) != nil || g.Hits() != (sandbox.Hits{}) || g.Freeze(true) == nil {
 		t.Errorf("a group of nothing: %+v, %v", g, err)
 	}
 }

@@ -172,7 +172,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		return errors.Join(err, ordersW.Close())
 	}
 	child, err := sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: func() error { return group.Start(cmd, nil) }, Started: started, Bounds: group, Scratch: o.Dir, Resumed: o.From != "",
+		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: func() error { return group.Door().Start(cmd, nil) }, Started: started, Bounds: group, Scratch: o.Dir, Resumed: o.From != "",
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)
 	if err != nil {

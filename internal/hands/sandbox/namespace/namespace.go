@@ -17,7 +17,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,25 +44,30 @@ type Config struct {
 
 // Engine implements sandbox.Engine.
 type Engine struct {
-	dir    record.Dir
-	groups *cgroup.Tree
-	log    *slog.Logger
-	// binary is what runs in sandboxes, opened once.
-	binary func() (*os.File, error)
+	dir      record.Dir
+	groups   *cgroup.Tree
+	log      *slog.Logger
+	launcher *launcher
 }
 
-// entry is what the engine's sandboxes are started as.
-const entry = "hearth-sandbox"
+// entry is what the engine's sandboxes are started as, and launcherEntry what
+// starts them.
+const (
+	entry         = "hearth-sandbox"
+	launcherEntry = "hearth-launcher"
+)
 
-func init() { reexec.Register(entry, inside) }
+func init() {
+	reexec.Register(entry, inside)
+	reexec.Register(launcherEntry, launchAll)
+}
 
 // New makes the engine.
 func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	program := func() (*os.File, error) { return openProgram(cmp.Or(cfg.Hand, "/proc/self/exe")) }
-	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), groups: cfg.Groups, log: cfg.Log, binary: sync.OnceValues(program)}
+	return &Engine{dir: record.Dir(filepath.Join(cfg.StateDir, "namespace")), groups: cfg.Groups, log: cfg.Log, launcher: launcherOf(cmp.Or(cfg.Hand, "/proc/self/exe"))}
 }
 
 // Name implements sandbox.Engine.
@@ -134,10 +138,6 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 }
 
 func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users hostroot.Users) (*sandbox.Child, error) {
-	binary, err := e.binary()
-	if err != nil {
-		return nil, fmt.Errorf("open the sandboxes' program: %w", err)
-	}
 	orders, err := json.Marshal(instructions{Root: root, Prepared: users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
 	if err != nil {
 		return nil, err
@@ -148,10 +148,6 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	defer ordersR.Close()
 	defer ordersW.Close()
-	cmd := &exec.Cmd{
-		Path: fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), Args: []string{entry}, Env: []string{}, Dir: "/",
-		ExtraFiles: []*os.File{ordersR}, SysProcAttr: attributes(users),
-	}
 	outside := spec.Limits
 	if outside.Processes > 0 {
 		// The hand counts the processes below it; this only backs it up, and must
@@ -172,15 +168,9 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		_, err = ordersW.Write(orders) // it waits for them before it does anything
 		return errors.Join(err, ordersW.Close())
 	}
-	// Only root can reach every directory and lay out the mounts; the child is no
-	// longer root. So root makes the sandbox's root here, on a thread in a mount
-	// namespace of its own, from which the child inherits it.
-	enter := root.enter
-	if !users.Many() {
-		enter = nil // the child makes its root itself
-	}
+	first := &process{launcher: e.launcher, launch: launch{Root: root, Users: users, Door: group.Door()}, orders: ordersR}
 	return sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Cmd: cmd, Start: func() error { return group.Start(cmd, enter) }, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
+		Spec: spec, Inside: sandbox.GuestWorkdir, Process: first, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)
 }

@@ -101,7 +101,7 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err == nil {
 		var s *sandbox.Child
 		s, err = sandbox.Launch{
-			Spec: spec, Inside: workdir, Cmd: cmd, Start: func() error { return group.Start(cmd, nil) }, Started: started, Bounds: group, Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
+			Spec: spec, Inside: workdir, Cmd: cmd, Start: func() error { return group.Door().Start(cmd, nil) }, Started: started, Bounds: group, Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 		}.Run(ctx)
 		if err == nil {
 			return s, nil
