@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // shell is the session's bash: one process whose directory, variables and jobs
@@ -70,7 +73,10 @@ func (s *shell) bashTool(ctx context.Context, input json.RawMessage) (string, er
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(in.TimeoutMS)*time.Millisecond)
 		defer cancel()
 	}
-	if err := ctx.Err(); err != nil {
+	switch err := ctx.Err(); {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "", errors.New("[timed out before it began]")
+	case err != nil:
 		return "", errors.New("[cancelled before it began]")
 	}
 	if err := s.ready(); err != nil {
@@ -155,13 +161,16 @@ func (s *shell) close() {
 	s.stop()
 }
 
-// bash is one bash process. Commands go in by its standard input; their exit
+// bash is one bash process. Commands go in by a file, and its standard input tells
+// it to take them from there: what bash reads from a pipe it reads byte by byte, of
+// which each is a system call, and these are dear in some sandboxes. Their exit
 // statuses come back on a descriptor that commands do not see; what they print
 // comes by a pipe whose writing end we hold too, so that we can mark in it where
 // a command's output ends.
 type bash struct {
 	cmd      *exec.Cmd
-	commands *os.File
+	stdin    *os.File
+	command  *os.File // in memory; bash shares the place where it is read next
 	statuses *bufio.Reader
 	mark     *os.File // writing end of the output pipe
 	output   *capture
@@ -169,12 +178,17 @@ type bash struct {
 	files    []*os.File    // closed by kill
 }
 
-// Where bash keeps the descriptors for statuses and for output. Each command
+// Where bash keeps the descriptors for commands, statuses and output. Each command
 // has its output put there anew, whatever the one before did to its own.
 const (
-	statusFD = "61"
-	outputFD = "62"
+	commandFD = "60"
+	statusFD  = "61"
+	outputFD  = "62"
 )
+
+// takeCommand has bash run the text in the file of commands. The backslashes keep
+// aliases out of it.
+const takeCommand = `IFS= \builtin read -rd "" -u` + commandFD + ` _hearth;\builtin eval "$_hearth"` + "\n"
 
 func (s *shell) startBash() (*bash, error) {
 	var files []*os.File
@@ -183,32 +197,36 @@ func (s *shell) startBash() (*bash, error) {
 		files = append(files, r, w)
 		return r, w, err
 	}
-	commandsR, commandsW, err1 := pipe()
+	stdinR, stdinW, err1 := pipe()
 	outputR, outputW, err2 := pipe()
 	statusR, statusW, err3 := pipe()
+	command, err4 := memoryFile()
+	if err4 == nil {
+		files = append(files, command)
+	}
 	closeAll := func() {
 		for _, f := range files {
 			f.Close()
 		}
 	}
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		closeAll()
 		return nil, err
 	}
 	cmd := exec.Command("/bin/bash", "--noprofile", "--norc")
 	cmd.Dir, cmd.Env = s.workdir, s.env
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = commandsR, outputW, outputW
-	cmd.ExtraFiles = []*os.File{statusW}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdinR, outputW, outputW
+	cmd.ExtraFiles = []*os.File{statusW, command}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := s.orphans.start(s.start, cmd); err != nil {
 		closeAll()
 		return nil, err
 	}
-	commandsR.Close()
+	stdinR.Close()
 	statusW.Close()
 	b := &bash{
-		cmd: cmd, commands: commandsW, statuses: bufio.NewReader(statusR), mark: outputW,
-		output: &capture{spill: s.spill}, ended: make(chan struct{}), files: []*os.File{commandsW, outputR, outputW, statusR},
+		cmd: cmd, stdin: stdinW, command: command, statuses: bufio.NewReader(statusR), mark: outputW,
+		output: &capture{spill: s.spill}, ended: make(chan struct{}), files: []*os.File{stdinW, command, outputR, outputW, statusR},
 	}
 	go b.output.read(outputR)
 	go func() {
@@ -216,11 +234,11 @@ func (s *shell) startBash() (*bash, error) {
 		s.orphans.forget(cmd.Process.Pid)
 		close(b.ended)
 	}()
-	prepare := fmt.Sprintf("exec %s>&3 3>&- %s>&1\n", statusFD, outputFD)
+	prepare := fmt.Sprintf("exec %s>&3 3>&- %s<&4 4<&- %s>&1\n", statusFD, commandFD, outputFD)
 	if s.processes > 0 {
 		prepare += fmt.Sprintf("ulimit -u %d\n", s.processes)
 	}
-	_, err := commandsW.WriteString(prepare)
+	_, err := stdinW.WriteString(prepare)
 	return b, err
 }
 
@@ -230,10 +248,10 @@ var errEnded = errors.New("bash has ended")
 // has been captured. On any error the process must be killed.
 func (b *bash) execute(ctx context.Context, command string) (int, error) {
 	nonce := rand.Text()
-	// The backslashes keep aliases out of it.
-	line := fmt.Sprintf("\\builtin eval %s </dev/null >&%[2]s 2>&%[2]s %[2]s>&- %[3]s>&-; \\builtin printf '%%s %%s\\n' %[4]s \"$?\" >&%[3]s\n",
-		quote(command), outputFD, statusFD, nonce)
-	if _, err := b.commands.WriteString(line); err != nil {
+	if err := b.give(command, nonce); err != nil {
+		return 0, err
+	}
+	if _, err := b.stdin.WriteString(takeCommand); err != nil {
 		return b.endStatus(ctx)
 	}
 	type answer struct {
@@ -266,6 +284,31 @@ func (b *bash) execute(ctx context.Context, command string) (int, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+}
+
+// give puts a command where bash takes it from, so that its exit status will be told
+// after the nonce.
+func (b *bash) give(command, nonce string) error {
+	// A command cannot hold a zero, which ends it here.
+	text := fmt.Sprintf("\\builtin unset -v _hearth; \\builtin eval %s </dev/null >&%[2]s 2>&%[2]s %[2]s>&- %[3]s>&- %[4]s<&-; \\builtin printf '%%s %%s\\n' %[5]s \"$?\" >&%[3]s\x00",
+		quote(strings.ReplaceAll(command, "\x00", "")), outputFD, statusFD, commandFD, nonce)
+	if err := b.command.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := b.command.WriteAt([]byte(text), 0); err != nil {
+		return err
+	}
+	_, err := b.command.Seek(0, io.SeekStart)
+	return err
+}
+
+// memoryFile makes a file in memory.
+func memoryFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("command", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "command"), nil
 }
 
 // settle waits until what was printed up to now has been captured.

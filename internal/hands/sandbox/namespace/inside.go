@@ -41,7 +41,12 @@ func inside() {
 }
 
 func serve() error {
-	hand.Shrug()
+	// Beside the rest, for it mostly waits. No program of the sandbox runs yet.
+	shrugged := make(chan struct{})
+	go func() {
+		defer close(shrugged)
+		hand.Shrug()
+	}()
 	if err := reexec.CloseInherited(4); err != nil {
 		return err
 	}
@@ -75,6 +80,7 @@ func serve() error {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
+	<-shrugged
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
 		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: sandbox.Environment(in.Env, map[string]string{"SANDBOX_ID": in.ID}), Init: true, Start: launch, Processes: cmp.Or(in.Processes, defaultProcesses),
 	})

@@ -24,6 +24,13 @@ func testBash(t *testing.T, newEngine Maker) {
 	equal(t, "no output", b.bash("true"), "(no output)")
 	equal(t, "stdin is empty", b.bash("cat; read -r line; echo done"), "done")
 	equal(t, "signals are as usual", b.bash("yes | head -1; echo ${PIPESTATUS[0]}; sh -c 'kill -PIPE $$; echo ignored'; kill -l $?"), "y\n141\nPIPE")
+	for _, text := range []string{"\x01\x02\x1f\x7f\\ '\"`$!*\t", " \n é 世界 \U0001F525 ", strings.Repeat("long ", 40_000)} {
+		quoted := "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+		b.bash("IFS=; set -eu; printf %s " + quoted + " > text")
+		equal(t, "what a command says", b.get("text"), text)
+	}
+	equal(t, "a zero is left out", b.bash("echo a\x00b"), "ab")
+	equal(t, "nothing of ours is seen", b.bash("set +eu; unset IFS; set | grep -i hearth; compgen -v _"), "_")
 	equal(t, "the first directory", b.bash("pwd -P"), b.bash("cd "+b.Workdir()+" && pwd -P"))
 
 	text := b.bad("bash", input{"command": "echo before; (exit 7)"})
@@ -169,17 +176,18 @@ func testBashTimeout(t *testing.T, newEngine Maker) {
 		eventually(t, "the command is killed", func() bool { return b.inside(marker) == 0 })
 		equal(t, "state after", b.bash(`echo "[$x]"; pwd -P`), b.bash(`echo "[]"; cd `+b.Workdir()+`; pwd -P`))
 	}
+	b.bash("true") // bash runs, so that a command begins within its time on a slow machine too
 	marker := newMarker()
 	call := toolCall("bash", input{"command": sleeper(marker)})
-	call.Timeout = 300 * time.Millisecond
+	call.Timeout = time.Second
 	checkRestarted(b.do(call), marker)
 
 	marker = newMarker()
-	checkRestarted(b.do(toolCall("bash", input{"command": sleeper(marker), "timeout_ms": 300})), marker)
+	checkRestarted(b.do(toolCall("bash", input{"command": sleeper(marker), "timeout_ms": 1000})), marker)
 
 	// One that ignores being asked.
 	marker = newMarker()
-	checkRestarted(b.do(toolCall("bash", input{"command": "trap '' INT TERM HUP; " + sleeper(marker), "timeout_ms": 300})), marker)
+	checkRestarted(b.do(toolCall("bash", input{"command": "trap '' INT TERM HUP; " + sleeper(marker), "timeout_ms": 1000})), marker)
 }
 
 func testBashCancel(t *testing.T, newEngine Maker) {

@@ -308,14 +308,14 @@ func testHandDies(t *testing.T, newEngine Maker) {
 }
 
 // firstAbove walks up from a process of a sandbox to its first one: the one that
-// this process started, or where it is a daemon that starts them, the first of its
-// process namespace.
+// this process started, or where another one starts them, the first of its process
+// namespace.
 func (b *box) firstAbove(pid int) int {
 	b.t.Helper()
-	daemon := b.engine.Name() == "docker"
+	another := b.engine.Name() == "docker" || b.engine.Name() == "namespace"
 	for range 20 {
 		parent := statusOf(b.t, pid, "PPid")
-		if ids := strings.Fields(statusOf(b.t, pid, "NSpid")); daemon && len(ids) > 1 && ids[len(ids)-1] == "1" || parent == strconv.Itoa(os.Getpid()) {
+		if ids := strings.Fields(statusOf(b.t, pid, "NSpid")); another && len(ids) > 1 && ids[len(ids)-1] == "1" || parent == strconv.Itoa(os.Getpid()) {
 			return pid
 		}
 		pid, _ = strconv.Atoi(parent) // the kernel writes numbers
