@@ -3,6 +3,10 @@ package namespace_test
 import (
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 
 	"hearth/internal/hands/sandbox"
@@ -36,6 +40,34 @@ func TestAsOrdinaryUser(t *testing.T) {
 }
 
 func BenchmarkEngine(b *testing.B) { sandboxtest.Benchmark(b, newEngine) }
+
+// TestLauncherKilled kills the process that starts sandboxes: those it has started
+// go on, and new ones can be made.
+func TestLauncherKilled(t *testing.T) {
+	sandboxtest.Outlives(t, newEngine, func() {
+		lists, err := filepath.Glob("/proc/self/task/*/children")
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed := 0
+		for _, list := range lists {
+			children, _ := os.ReadFile(list) // empty where the thread has ended
+			for _, pid := range strings.Fields(string(children)) {
+				if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); !strings.HasPrefix(string(line), "hearth-launcher") {
+					continue
+				}
+				n, _ := strconv.Atoi(pid) // the kernel writes numbers
+				if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				killed++
+			}
+		}
+		if killed != 1 {
+			t.Fatalf("%d launchers killed", killed)
+		}
+	})
+}
 
 // TestOnImage runs what depends on where the root comes from.
 func TestOnImage(t *testing.T) {

@@ -307,6 +307,17 @@ func testHandDies(t *testing.T, newEngine Maker) {
 	leftNothing(t, b.engine, b.state, b.ID(), marker)
 }
 
+// Outlives checks that a sandbox goes on after kill, which is to end a process that
+// only helps the engine, and that others can be made then.
+func Outlives(t *testing.T, newEngine Maker, kill func()) {
+	b := newBox(t, newEngine)
+	b.bash("x=1; sleep 1000 & cd /")
+	kill()
+	other := newBox(t, newEngine)
+	equal(t, "one made after it", other.bash("echo fine"), "fine")
+	equal(t, "one made before it", b.bash("pwd; echo $x; kill $! && echo killed"), "/\n1\nkilled")
+}
+
 // firstAbove walks up from a process of a sandbox to its first one: the one that
 // this process started, or where another one starts them, the first of its process
 // namespace.
