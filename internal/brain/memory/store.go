@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"hearth/api"
+	"hearth/internal/brain/outbox"
 	"hearth/internal/db"
 )
 
@@ -30,8 +31,9 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Store is every memory store.
+// Store is every memory store. It announces what happens to them as webhook events.
 type Store struct {
+	outbox.Sender
 	db  *db.DB
 	log *slog.Logger
 	now func() time.Time
@@ -107,7 +109,10 @@ func (s *Store) Create(ctx context.Context, workspaceID string, p Params) (api.M
 	}
 	err = s.db.Write(ctx, func(tx db.Tx) error {
 		_, err := tx.Exec(ctx, "INSERT INTO memory_stores (id, workspace_id, created_at, seq, json) VALUES (?, ?, ?, 0, ?)", store.ID, workspaceID, now.UnixMicro(), string(raw))
-		return err
+		if err != nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("memory_store.created", store.ID))
 	})
 	if err != nil {
 		return store, fmt.Errorf("create a memory store: %w", err)
@@ -147,7 +152,7 @@ func open(ctx context.Context, tx db.Tx, workspaceID, id string) error {
 }
 
 func archived(id string) error {
-	return api.BadRequest("memory store %s is archived: it can be read, and what is in it deleted, but not changed", id)
+	return api.BadRequest("memory store %s is archived: it can be read, and what is in it deleted, but not changed", id).WithCode("memory_store_archived")
 }
 
 // Filter selects stores. Zero fields select all.
@@ -225,6 +230,7 @@ func (s *Store) change(ctx context.Context, workspaceID, id string, fn func(*api
 		if store, err = get(ctx, tx, workspaceID, id, tx.ForUpdate()); err != nil {
 			return err
 		}
+		closed := store.ArchivedAt != nil
 		before, err := json.Marshal(store)
 		if err != nil {
 			return err
@@ -245,7 +251,10 @@ func (s *Store) change(ctx context.Context, workspaceID, id string, fn func(*api
 			archived = sql.NullInt64{Int64: store.ArchivedAt.UnixMicro(), Valid: true}
 		}
 		_, err = tx.Exec(ctx, "UPDATE memory_stores SET archived_at = ?, json = ? WHERE id = ?", archived, string(after), id)
-		return err
+		if err != nil || closed || store.ArchivedAt == nil {
+			return err
+		}
+		return s.Announce(ctx, tx, workspaceID, api.Happened("memory_store.archived", id))
 	})
 	return store, err
 }
@@ -261,7 +270,7 @@ func (s *Store) Delete(ctx context.Context, workspaceID, id string) error {
 				return fmt.Errorf("delete memory store %s: %w", id, err)
 			}
 		}
-		return nil
+		return s.Announce(ctx, tx, workspaceID, api.Happened("memory_store.deleted", id))
 	})
 }
 
@@ -279,7 +288,7 @@ func (s *Store) Resource(ctx context.Context, workspaceID, id string) (api.Memor
 		return api.MemoryResource{}, err
 	}
 	if store.ArchivedAt != nil {
-		return api.MemoryResource{}, api.BadRequest("memory store %s is archived and cannot be given to new sessions", id)
+		return api.MemoryResource{}, api.BadRequest("memory store %s is archived and cannot be given to new sessions", id).WithCode("memory_store_archived")
 	}
 	return api.MemoryResource{Type: api.ResourceMemory, MemoryStoreID: id, Name: store.Name, Description: store.Description, MountPath: mounts + slug(store)}, nil
 }

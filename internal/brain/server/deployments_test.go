@@ -273,11 +273,20 @@ func TestDeploymentFailure(t *testing.T) {
 		b.clock.set(t, "2026-01-01T00:00:00Z")
 		f := b.file("data.csv", "x")
 		archived, gone, fileless := b.environment(), b.environment(), b.environment()
-		deployments := map[string]api.Deployment{
-			"environment_archived_error":  b.deployment(agent.ID, archived.ID, object{"schedule": cronAt("0 * * * *", "UTC")}),
-			"environment_not_found_error": b.deployment(agent.ID, gone.ID, object{"schedule": cronAt("0 * * * *", "UTC")}),
-			"file_not_found_error":        b.deployment(agent.ID, fileless.ID, object{"schedule": cronAt("0 * * * *", "UTC"), "resources": []object{{"type": "file", "file_id": f.ID}}}),
+		closed := ok[api.MemoryStore](b, b.key, "POST", "/v1/memory_stores", object{"name": "closed"})
+		deleted := ok[api.MemoryStore](b, b.key, "POST", "/v1/memory_stores", object{"name": "deleted"})
+		remembering := func(store api.MemoryStore) api.Deployment {
+			return b.deployment(agent.ID, fileless.ID, object{"schedule": cronAt("0 * * * *", "UTC"), "resources": []object{{"type": "memory_store", "memory_store_id": store.ID}}})
 		}
+		deployments := map[string]api.Deployment{
+			"environment_archived_error":       b.deployment(agent.ID, archived.ID, object{"schedule": cronAt("0 * * * *", "UTC")}),
+			"environment_not_found_error":      b.deployment(agent.ID, gone.ID, object{"schedule": cronAt("0 * * * *", "UTC")}),
+			"file_not_found_error":             b.deployment(agent.ID, fileless.ID, object{"schedule": cronAt("0 * * * *", "UTC"), "resources": []object{{"type": "file", "file_id": f.ID}}}),
+			"memory_store_archived_error":      remembering(closed),
+			"session_resource_not_found_error": remembering(deleted),
+		}
+		ok[api.MemoryStore](b, b.key, "POST", "/v1/memory_stores/"+closed.ID+"/archive", nil)
+		ok[api.Deleted](b, b.key, "DELETE", "/v1/memory_stores/"+deleted.ID, nil)
 		ok[api.Environment](b, b.key, "POST", "/v1/environments/"+archived.ID+"/archive", nil)
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/environments/"+gone.ID, nil)
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/files/"+f.ID, nil)
@@ -305,10 +314,10 @@ func TestDeploymentFailure(t *testing.T) {
 		if well := b.runs("?has_error=false"); len(well) != 0 {
 			t.Errorf("went well: %+v", well)
 		}
-		if paused := ok[api.Page[api.Deployment]](b, b.key, "GET", "/v1/deployments?status=paused", nil); len(paused.Data) != 3 {
-			t.Errorf("%d are paused, want 3", len(paused.Data))
+		if paused := ok[api.Page[api.Deployment]](b, b.key, "GET", "/v1/deployments?status=paused", nil); len(paused.Data) != len(deployments) {
+			t.Errorf("%d are paused, want %d", len(paused.Data), len(deployments))
 		}
-		b.eventually("all is told", func() bool { return len(r.all()) == 6 })
+		b.eventually("all is told", func() bool { return len(r.all()) == 2*len(deployments) })
 	})
 }
 

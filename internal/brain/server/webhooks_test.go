@@ -65,7 +65,7 @@ func newWebhooks(ctx context.Context, d *db.DB, sealer *seal.Sealer, log *slog.L
 
 // tellWebhooks has all that happens told, as the command hearth serve does.
 func tellWebhooks(cfg Config) {
-	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{cfg.Sessions, cfg.Agents, cfg.Environments, cfg.Vaults, cfg.Deployments} {
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{cfg.Sessions, cfg.Agents, cfg.Environments, cfg.Vaults, cfg.Memories, cfg.Deployments} {
 		tells.UseOutbox(cfg.Webhooks)
 	}
 	cfg.Agents.UseOutbox(cfg.Deployments)
@@ -208,11 +208,18 @@ func TestWebhookEvents(t *testing.T) {
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID+"/credentials/"+gone.ID, nil)
 		ok[api.Vault](b, b.key, "POST", "/v1/vaults/"+vault.ID+"/archive", nil) // and its credential with it
 		ok[api.Deleted](b, b.key, "DELETE", "/v1/vaults/"+vault.ID, nil)
+		// Nobody is told of the update, and the second archive changes nothing.
+		memories := ok[api.MemoryStore](b, b.key, "POST", "/v1/memory_stores", object{"name": "told"})
+		for _, change := range []string{"", "/archive", "/archive"} {
+			ok[api.MemoryStore](b, b.key, "POST", "/v1/memory_stores/"+memories.ID+change, object{})
+		}
+		ok[api.Deleted](b, b.key, "DELETE", "/v1/memory_stores/"+memories.ID, nil)
 		if a := b.do(b.key, "POST", "/v1/environments/"+env.ID+"/archive", nil); a.status != 404 {
 			t.Errorf("archiving what is gone: %d", a.status)
 		}
 		want := []string{
 			"agent.archived", "agent.created", "agent.updated", "environment.archived", "environment.created", "environment.deleted", "environment.updated",
+			"memory_store.archived", "memory_store.created", "memory_store.deleted",
 			"session.archived", "session.created", "session.deleted", "session.idled", "session.requires_action", "session.running", "session.status_idled",
 			"session.status_run_started", "session.status_terminated", "session.thread_idled", "session.thread_terminated", "session.updated",
 			"vault.archived", "vault.created", "vault.deleted", "vault_credential.archived", "vault_credential.created", "vault_credential.deleted",
@@ -228,7 +235,7 @@ func TestWebhookEvents(t *testing.T) {
 				t.Errorf("delivered as %s: %s", one.id, one.body)
 			}
 			kind, _, _ := strings.Cut(data.Type, ".")
-			if wantID := map[string]string{"agent": agent.ID, "environment": env.ID, "session": s.ID, "vault": vault.ID}[kind]; data.ID != wantID && kind != "vault_credential" {
+			if wantID := map[string]string{"agent": agent.ID, "environment": env.ID, "memory_store": memories.ID, "session": s.ID, "vault": vault.ID}[kind]; data.ID != wantID && kind != "vault_credential" {
 				t.Errorf("%s is about %s, want %s", data.Type, data.ID, wantID)
 			}
 			if credential := kind == "vault_credential"; credential != (data.VaultID == vault.ID) || credential && data.ID != gone.ID && data.ID != closed.ID {
@@ -238,7 +245,7 @@ func TestWebhookEvents(t *testing.T) {
 				t.Errorf("%s has the thread %q", data.Type, data.SessionThreadID)
 			}
 		}
-		for event, n := range map[string]int{"agent.updated": 1, "session.status_run_started": 2, "session.status_idled": 2, "session.requires_action": 1, "vault_credential.created": 2, "vault_credential.deleted": 2, "vault_credential.archived": 1} {
+		for event, n := range map[string]int{"agent.updated": 1, "session.status_run_started": 2, "session.status_idled": 2, "session.requires_action": 1, "vault_credential.created": 2, "vault_credential.deleted": 2, "vault_credential.archived": 1, "memory_store.archived": 1} {
 			if count[event] != n {
 				t.Errorf("%d times %s, want %d", count[event], event, n)
 			}
