@@ -101,6 +101,18 @@ type Block struct {
 	Content   json.RawMessage `json:"content,omitempty"`
 }
 
+// FileID is the file that an image or a document is in, "" if it is elsewhere.
+func (b Block) FileID() string {
+	var source struct {
+		Type   string `json:"type"`
+		FileID string `json:"file_id"`
+	}
+	if json.Unmarshal(b.Source, &source) != nil || source.Type != "file" {
+		return ""
+	}
+	return source.FileID
+}
+
 // TextBlock makes a text block.
 func TextBlock(text string) Block { return Block{Type: "text", Text: text} }
 

@@ -183,7 +183,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 		return err
 	}
 	b.modelName = adapter.Name()
-	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
+	b.loop = loop.New(loop.Config{Sessions: b.sessions, Adapter: adapter, Skills: b.skills.Describe, OpenFile: b.files.Open, Log: b.cfg.log, Concurrency: b.cfg.concurrency})
 	return nil
 }
 
@@ -209,6 +209,7 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	b.sessions.UseFiles(b.files)
 	b.memories, err = memory.New(ctx, memory.Config{DB: b.db, Log: b.cfg.log})
 	if err != nil {
 		return err
@@ -263,7 +264,7 @@ func (b *brain) assembleOutbox(ctx context.Context, allowed outbound.Allowed) (e
 	if err != nil {
 		return err
 	}
-	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.vaults, b.deploys} {
+	for _, tells := range []interface{ UseOutbox(outbox.Outbox) }{b.sessions, b.agents, b.envs, b.vaults, b.memories, b.deploys} {
 		tells.UseOutbox(b.webhooks)
 	}
 	b.agents.UseOutbox(b.deploys)

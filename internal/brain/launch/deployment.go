@@ -23,7 +23,7 @@ func deployed(s deployment.Session) Params {
 func (l Launcher) CheckDeployed(ctx context.Context, workspaceID string, s deployment.Session) (api.AgentReference, error) {
 	create, err := l.prepare(ctx, workspaceID, deployed(s))
 	if err == nil {
-		err = l.Sessions.Check(create)
+		err = l.Sessions.Check(ctx, create)
 	}
 	return api.AgentReference{ID: create.Agent.ID, Type: "agent", Version: create.Agent.Version}, err
 }

@@ -26,6 +26,7 @@ import (
 type brain struct {
 	t        *testing.T
 	ctx      context.Context // ends before the test would hang
+	db       *db.DB
 	sessions *session.Store
 	model    *fakemodel.Server
 	cfg      loop.Config
@@ -49,7 +50,7 @@ func newBrain(t *testing.T, d *db.DB) *brain {
 		t.Fatal(err)
 	}
 	sessions.UseQueue(q)
-	b := &brain{t: t, ctx: ctx, sessions: sessions, model: fakemodel.Start(t)}
+	b := &brain{t: t, ctx: ctx, db: d, sessions: sessions, model: fakemodel.Start(t)}
 	b.cfg = loop.Config{
 		Sessions: sessions, Adapter: anthropic.New(anthropic.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key}),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Backoff: time.Millisecond, RenewEvery: 200 * time.Millisecond,

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
@@ -27,7 +28,9 @@ type Config struct {
 	// Skills tells of the skills that a session has; nil for a model that is
 	// not told of any.
 	Skills func(ctx context.Context, skills []api.Skill) ([]api.SkillVersion, error)
-	Log    *slog.Logger // default slog.Default()
+	// OpenFile opens a file that a message shows; nil where there are none.
+	OpenFile func(ctx context.Context, workspaceID, id string) (api.File, io.ReadSeekCloser, error)
+	Log      *slog.Logger // default slog.Default()
 	// Concurrency is how many threads may think at once. Default 64.
 	Concurrency int
 	// MaxAttempts is how often a model request is tried before the turn is
@@ -201,10 +204,11 @@ func (l *Loop) think(ctx context.Context, run *session.Run) error {
 	if err != nil {
 		return err
 	}
-	request := model.Request{
-		Model: snap.Agent.Model, System: system,
-		Messages: conversation(append(snap.Log, taken...)), Tools: tools.offered,
+	log, err := l.withFiles(ctx, snap.WorkspaceID, append(snap.Log, taken...))
+	if err != nil {
+		return err
 	}
+	request := model.Request{Model: snap.Agent.Model, System: system, Messages: conversation(log), Tools: tools.offered}
 	preview := newPreviews(ctx, l.Sessions, run.LogID())
 	reply, err := l.ask(ctx, run, happened, request, preview)
 	switch {

@@ -120,6 +120,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	t.Cleanup(func() { must(t, blobs.Close()) })
 	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
 	must(t, err)
+	sessions.UseFiles(files)
 	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: blobs, Log: log})
 	must(t, err)
 	agents.UseSkills(skills)
@@ -160,7 +161,7 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	srv := httptest.NewServer(New(config))
 	thinking := make(chan error, 1)
 	go func() {
-		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, Log: log}).Run(serving)
+		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, OpenFile: files.Open, Log: log}).Run(serving)
 	}()
 	delivering := make(chan error, 1)
 	go func() { delivering <- webhooks.Run(serving) }()

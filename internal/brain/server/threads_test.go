@@ -3,8 +3,10 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -240,11 +242,43 @@ func (c *troupe) wantUsage(t *testing.T) {
 			t.Errorf("thread %s has used %+v in %+v", thread.ID, thread.Usage, thread.Stats)
 			continue
 		}
+		if thread.Usage.ListCost != (api.Money{}) {
+			t.Errorf("thread %s has cost %+v, with a model that has no price", thread.ID, thread.Usage.ListCost)
+		}
 		input, output = input+thread.Usage.InputTokens, output+thread.Usage.OutputTokens
 	}
 	if input != whole.InputTokens || output != whole.OutputTokens {
 		t.Errorf("threads have used %d and %d, the session %d and %d", input, output, whole.InputTokens, whole.OutputTokens)
 	}
+}
+
+// TestThreadsCost: each thread says what it has cost, where its models have a price,
+// and these come to what the session has.
+func TestThreadsCost(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		agent := func(more object) api.Agent {
+			body := object{"model": "claude-opus-4-5"} // at 5 dollars for a million tokens
+			maps.Copy(body, more)
+			return ok[api.Agent](b, b.key, "POST", "/v1/agents", body)
+		}
+		c := &troupe{brain: b, env: b.environment(), one: agent(object{"name": "one"})}
+		c.chief = agent(object{"name": "chief", "multiagent": object{"type": "coordinator", "agents": []string{c.one.ID}}})
+		c.session = b.session(c.chief.ID, c.env.ID, atLength("@one "))
+		c.idle()
+		whole := ok[api.Session](b, b.key, "GET", c.path(""), nil).Usage.ListCost
+		threads, sum := c.threads(""), 0
+		for _, thread := range threads {
+			cost := thread.Usage.ListCost
+			cents, err := strconv.Atoi(cost.Amount)
+			if err != nil || cents < 2 || cost.Currency != whole.Currency {
+				t.Errorf("thread %s has cost %+v; it has read 5,000 tokens", thread.ID, cost)
+			}
+			sum += cents
+		}
+		if of, _ := strconv.Atoi(whole.Amount); len(threads) != 2 || sum > of || sum <= of-len(threads) {
+			t.Errorf("%d threads have cost %d cents, the session %+v", len(threads), sum, whole)
+		}
+	})
 }
 
 // TestThreadsGoOn: a thread is gone on in by its id, custom tools of threads are

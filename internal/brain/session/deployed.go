@@ -11,8 +11,8 @@ import (
 )
 
 // Check checks what Create would, and creates nothing.
-func (s *Store) Check(p CreateParams) error {
-	_, err := p.check()
+func (s *Store) Check(ctx context.Context, p CreateParams) error {
+	_, err := s.check(ctx, p)
 	return err
 }
 

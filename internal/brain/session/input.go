@@ -98,14 +98,14 @@ func parseInput(path string, raw json.RawMessage, from Sender) (headed, error) {
 			return nil, err
 		}
 		e.EventHead, e.SessionThreadID = api.EventHead{Type: head.Type}, nil
-		return e, checkResult(path, "tool_use_id", e.ToolUseID, e.Content)
+		return e, checkResult(path, "tool_use_id", e.ToolUseID, e.Content, from)
 	case api.EventUserCustomToolResult:
 		e := &api.CustomToolResultEvent{}
 		if err := decode(path, raw, e); err != nil {
 			return nil, err
 		}
 		e.EventHead, e.SessionThreadID = api.EventHead{Type: head.Type}, nil
-		return e, checkResult(path, "custom_tool_use_id", e.CustomToolUseID, e.Content)
+		return e, checkResult(path, "custom_tool_use_id", e.CustomToolUseID, e.Content, from)
 	case api.EventUserDefineOutcome:
 		return nil, api.Invalid(path+".type", "outcomes are not supported by this server yet")
 	}
@@ -151,9 +151,14 @@ func parseConfirmation(path string, raw json.RawMessage) (headed, error) {
 	return e, nil
 }
 
-func checkResult(path, field, id string, content []api.Block) error {
+// checkResult checks a result. A worker's cannot show files: that would have the model
+// read what its credential does not open.
+func checkResult(path, field, id string, content []api.Block, from Sender) error {
 	if id == "" {
 		return api.Invalid(path+"."+field, "is required")
+	}
+	if i := slices.IndexFunc(content, refersToFile); i >= 0 && from == SenderWorker {
+		return api.Forbidden("%s.content[%d].source.type: a worker's credential may not refer to files; send their content", path, i)
 	}
 	return checkContent(path, content, []string{"text", "image", "document", "search_result"})
 }
@@ -193,6 +198,7 @@ func checkSource(path string, raw json.RawMessage) error {
 		Data      string `json:"data"`
 		MediaType string `json:"media_type"`
 		URL       string `json:"url"`
+		FileID    string `json:"file_id"`
 	}
 	if err := decode(path, raw, &source); err != nil {
 		return err
@@ -204,10 +210,10 @@ func checkSource(path string, raw json.RawMessage) error {
 		return api.Invalid(path+".url", "is required")
 	case source.Type == "text" && source.Data == "":
 		return api.Invalid(path+".data", "is required")
-	case source.Type == "file":
-		return api.Invalid(path+".type", "files are not supported by this server yet; send base64, url or text")
-	case !slices.Contains([]string{"base64", "url", "text"}, source.Type):
-		return api.Invalid(path+".type", "%.80q is not one of base64, url, text", source.Type)
+	case source.Type == "file" && source.FileID == "":
+		return api.Invalid(path+".file_id", "is required")
+	case !slices.Contains([]string{"base64", "url", "text", "file"}, source.Type):
+		return api.Invalid(path+".type", "%.80q is not one of base64, url, text, file", source.Type)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ type CreateParams struct {
 
 // Create makes a session: idle, or running when it has initial events.
 func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error) {
-	inputs, err := p.check()
+	inputs, err := s.check(ctx, p)
 	if err != nil {
 		return api.Session{}, err
 	}
@@ -95,7 +95,7 @@ func (s *Store) Create(ctx context.Context, p CreateParams) (api.Session, error)
 }
 
 // check checks what is not resolved yet, and parses the initial events.
-func (p CreateParams) check() (inputs []input, err error) {
+func (s *Store) check(ctx context.Context, p CreateParams) (inputs []input, err error) {
 	if len(p.InitialEvents) > 0 {
 		if inputs, err = parseInputs("initial_events", p.InitialEvents, SenderClient); err != nil {
 			return nil, err
@@ -109,7 +109,10 @@ func (p CreateParams) check() (inputs []input, err error) {
 	if err := checkTitle(p.Title); err != nil {
 		return nil, err
 	}
-	return inputs, api.CheckMetadata(p.Metadata)
+	if err := api.CheckMetadata(p.Metadata); err != nil {
+		return nil, err
+	}
+	return inputs, s.checkFiles(ctx, p.WorkspaceID, inputs)
 }
 
 func newRow(p CreateParams, now time.Time) (*row, error) {

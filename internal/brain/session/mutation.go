@@ -272,7 +272,7 @@ func (m *mutation) follow(stop api.StopReason, details *api.RefusalDetails) erro
 		return m.post(marker(api.EventSessionStatusTerminated))
 	}
 	// The idle event comes last in its turn: workers leave on what it says.
-	if err := m.post(&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now), Budget: m.budget()}); err != nil {
+	if err := m.post(&api.UsageEvent{EventHead: api.EventHead{Type: api.EventSessionUsage}, Usage: m.usage(m.now, m.active, m.runningSince), Budget: m.budget()}); err != nil {
 		return err
 	}
 	return m.post(&api.StatusIdleEvent{EventHead: api.EventHead{Type: api.EventSessionStatusIdle}, StopReason: stop, StopDetails: details})

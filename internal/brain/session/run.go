@@ -174,6 +174,7 @@ func (r *Run) Watch() (signal <-chan string, cancel func()) {
 // Snapshot is all a step needs to know.
 type Snapshot struct {
 	Session         api.Session
+	WorkspaceID     string
 	EnvironmentType string
 	// Thread is the one to think for, and Agent its agent.
 	Thread Standing
@@ -213,6 +214,7 @@ func (r *Run) Snapshot(ctx context.Context) (*Snapshot, error) {
 				return err
 			}
 		}
+		out.WorkspaceID = sr.workspaceID
 		out.EnvironmentType, out.Failures, out.Halted, out.Primary = sr.environmentType, int(t.failures), t.halted, t.primary()
 		out.Thread = Standing{ID: t.id, Name: t.name, Status: t.status, Waits: t.blocking != "[]"}
 		if out.Agent, err = t.thinker(out.Session.Agent); err != nil {
@@ -381,10 +383,6 @@ func (m *mutation) endSpan(failed bool, usage api.ModelUsage) error {
 		ModelRequestStartID: m.t.spanID, IsError: &failed, ModelUsage: usage,
 	}
 	m.t.spanID = ""
-	m.t.inputTokens += usage.InputTokens
-	m.t.outputTokens += usage.OutputTokens
-	m.t.cacheRead += usage.CacheReadInputTokens
-	m.t.cacheWrite += usage.CacheCreationInputTokens
 	if err := m.spend(usage); err != nil {
 		return err
 	}

@@ -21,6 +21,15 @@ func (s *Store) Send(ctx context.Context, id string, from Sender, events []json.
 	if err != nil {
 		return nil, err
 	}
+	if slices.ContainsFunc(inputs, func(in input) bool { return slices.ContainsFunc(contentOf(in.event), refersToFile) }) {
+		place, err := s.PlaceOf(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.checkFiles(ctx, place.WorkspaceID, inputs); err != nil {
+			return nil, err
+		}
+	}
 	var stored []json.RawMessage
 	_, err = s.mutate(ctx, id, func(m *mutation) error {
 		stored, err = m.accept(inputs, from)

@@ -50,6 +50,7 @@ type Store struct {
 	prices *price.Table
 	now    func() time.Time
 	recent *recent
+	files  Files // nil where there are none
 	outbox.Sender
 }
 
@@ -95,32 +96,31 @@ func (s *Store) UseQueue(q Offerer) { s.queue = q }
 
 // row is a row of sessions: the session, and its primary thread.
 type row struct {
-	id, workspaceID, environmentID, environmentType  string
-	primary                                          thread
-	agentID                                          string
-	agentVersion                                     int64
-	status                                           api.SessionStatus // what the threads' statuses come to
-	blocking                                         string            // JSON array of the call ids that one thread or another waits for
-	title                                            sql.NullString
-	agent, metadata, vaultIDs, resources             string // JSON
-	created, updated                                 int64
-	archived, deleted                                sql.NullInt64
-	runningSince                                     sql.NullInt64
-	active                                           int64 // microseconds spent running, the current stretch not included
-	inputTokens, outputTokens, cacheRead, cacheWrite int64 // of all threads
-	children                                         int64 // how many threads were made besides the primary one
+	id, workspaceID, environmentID, environmentType string
+	primary                                         thread
+	agentID                                         string
+	agentVersion                                    int64
+	status                                          api.SessionStatus // what the threads' statuses come to
+	blocking                                        string            // JSON array of the call ids that one thread or another waits for
+	title                                           sql.NullString
+	agent, metadata, vaultIDs, resources            string // JSON
+	created, updated                                int64
+	archived, deleted                               sql.NullInt64
+	runningSince                                    sql.NullInt64
+	active                                          int64 // microseconds spent running, the current stretch not included
+	children                                        int64 // how many threads were made besides the primary one
 	spending
 	deploymentID sql.NullString // of the deployment that has started it
 }
 
 const columns = `id, workspace_id, environment_id, environment_type, thread_id, agent_id, agent_version, status, blocking, title, agent, metadata,
 	vault_ids, resources, created_at, updated_at, archived_at, deleted_at, seq, epoch, due_at, run_until, span_id, failures, running_since, active,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, held, children, deployment_id, ` + spendingColumns
+	thread_status, thread_blocking, thread_running_since, thread_active, halted, rested, held, children, deployment_id, ` + spendingColumns
 
 func (r *row) fields() []any {
 	return append([]any{sessionID{r}, &r.workspaceID, &r.environmentID, &r.environmentType, &r.primary.id, &r.agentID, &r.agentVersion, &r.status, &r.blocking, &r.title, &r.agent, &r.metadata,
 		&r.vaultIDs, &r.resources, &r.created, &r.updated, &r.archived, &r.deleted, &r.primary.seq, &r.primary.epoch, &r.primary.due, &r.primary.runUntil, &r.primary.spanID, &r.primary.failures, &r.runningSince, &r.active,
-		&r.inputTokens, &r.outputTokens, &r.cacheRead, &r.cacheWrite, &r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active,
+		&r.primary.status, &r.primary.blocking, &r.primary.runningSince, &r.primary.active,
 		boolean{&r.primary.halted}, boolean{&r.primary.rested}, boolean{&r.primary.held}, &r.children, &r.deploymentID}, r.spending.fields()...)
 }
 
@@ -139,11 +139,11 @@ func (s sessionID) Scan(from any) error {
 }
 
 func (r *row) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + spendingMarks
 	_, err := tx.Exec(ctx, "INSERT INTO sessions ("+columns+") VALUES ("+marks+")",
 		append([]any{r.id, r.workspaceID, r.environmentID, r.environmentType, r.primary.id, r.agentID, r.agentVersion, r.status, r.blocking, r.title, r.agent, r.metadata,
 			r.vaultIDs, r.resources, r.created, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil, r.primary.spanID, r.primary.failures, r.runningSince, r.active,
-			r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite, r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active,
+			r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active,
 			number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children, r.deploymentID}, r.spending.values()...)...)
 	return err
 }
@@ -152,10 +152,10 @@ func (r *row) insert(ctx context.Context, tx db.Tx) error {
 // sets are written by Update.
 func (r *row) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE sessions SET status = ?, blocking = ?, updated_at = ?, archived_at = ?, deleted_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
-		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?,
+		span_id = ?, failures = ?, running_since = ?, active = ?,
 		thread_status = ?, thread_blocking = ?, thread_running_since = ?, thread_active = ?, halted = ?, rested = ?, held = ?, children = ?, `+spendingSet+` WHERE id = ?`,
 		slices.Concat([]any{r.status, r.blocking, r.updated, r.archived, r.deleted, r.primary.seq, r.primary.epoch, r.primary.due, r.primary.runUntil,
-			r.primary.spanID, r.primary.failures, r.runningSince, r.active, r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite,
+			r.primary.spanID, r.primary.failures, r.runningSince, r.active,
 			r.primary.status, r.primary.blocking, r.primary.runningSince, r.primary.active, number(r.primary.halted), number(r.primary.rested), number(r.primary.held), r.children}, r.spending.values(), []any{r.id})...)
 	if err != nil {
 		return fmt.Errorf("save session %s: %w", r.id, err)
@@ -167,7 +167,7 @@ func (r *row) save(ctx context.Context, tx db.Tx) error {
 func (r *row) session(now time.Time) (api.Session, error) {
 	out := api.Session{
 		ID: r.id, Type: "session", Status: r.status, EnvironmentID: r.environmentID,
-		Budget: r.budget(), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now),
+		Budget: r.budget(), OutcomeEvaluations: []json.RawMessage{}, Usage: r.usage(now, r.active, r.runningSince),
 		CreatedAt: at(r.created), UpdatedAt: at(r.updated),
 	}
 	if r.title.Valid {
@@ -194,20 +194,6 @@ func (r *row) session(now time.Time) (api.Session, error) {
 		}
 	}
 	return out, nil
-}
-
-func (r *row) usage(now time.Time) api.SessionUsage {
-	active := r.active
-	if r.runningSince.Valid {
-		active += max(0, now.UnixMicro()-r.runningSince.Int64)
-	}
-	return api.SessionUsage{
-		InputTokens: r.inputTokens, OutputTokens: r.outputTokens, CacheReadInputTokens: r.cacheRead,
-		CacheCreation: api.CacheCreation{Ephemeral1h: r.cacheWrite1h, Ephemeral5m: r.cacheWrite - r.cacheWrite1h},
-		ActiveSeconds: float64(active) / 1e6,
-		ListCost:      r.listCost(),
-		ServerToolUse: api.ServerToolUse{WebFetchRequests: r.webFetches, WebSearchRequests: r.webSearches},
-	}
 }
 
 func at(micros int64) time.Time { return time.UnixMicro(micros).UTC() }

@@ -1,10 +1,12 @@
 package session
 
 import (
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"hearth/api"
 	"hearth/internal/brain/price"
@@ -14,28 +16,91 @@ import (
 // no more requests. The session has been made idle and the run released.
 var ErrBudgetReached = errors.New("the session's budget is reached")
 
-// spending is the part of a row that is about money.
-type spending struct {
-	limit                   string // the budget's amount in cents; "" for no budget
-	cost                    int64  // billionths of a dollar
-	unpriced                bool   // a model without a price was used
-	cacheWrite1h            int64  // tokens, part of cacheWrite
+// consumed is what model requests have used: those of a session, or of a thread.
+type consumed struct {
+	inputTokens, outputTokens, cacheRead, cacheWrite int64
+
+	cacheWrite1h            int64 // tokens, part of cacheWrite
 	webSearches, webFetches int64
+	cost                    int64 // billionths of a dollar
+	unpriced                bool  // a model without a price was used
 }
 
 const (
-	spendingColumns = "budget, cost, unpriced, cache_write_1h_tokens, web_searches, web_fetches"
-	spendingMarks   = "?, ?, ?, ?, ?, ?"
-	spendingSet     = "budget = ?, cost = ?, unpriced = ?, cache_write_1h_tokens = ?, web_searches = ?, web_fetches = ?"
+	consumedColumns = "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, web_searches, web_fetches, cost, unpriced"
+	consumedMarks   = "?, ?, ?, ?, ?, ?, ?, ?, ?"
+	consumedSet     = "input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?, cache_write_1h_tokens = ?, web_searches = ?, web_fetches = ?, cost = ?, unpriced = ?"
 )
 
-func (s *spending) fields() []any {
-	return []any{&s.limit, &s.cost, &s.unpriced, &s.cacheWrite1h, &s.webSearches, &s.webFetches}
+func (c *consumed) fields() []any {
+	return []any{&c.inputTokens, &c.outputTokens, &c.cacheRead, &c.cacheWrite, &c.cacheWrite1h, &c.webSearches, &c.webFetches, &c.cost, &c.unpriced}
 }
 
-func (s *spending) values() []any {
-	return []any{s.limit, s.cost, s.unpriced, s.cacheWrite1h, s.webSearches, s.webFetches}
+func (c *consumed) values() []any {
+	return []any{c.inputTokens, c.outputTokens, c.cacheRead, c.cacheWrite, c.cacheWrite1h, c.webSearches, c.webFetches, c.cost, c.unpriced}
 }
+
+// add counts a request, and what it has cost if that is known.
+func (c *consumed) add(u api.ModelUsage, cost int64, priced bool) {
+	c.inputTokens += u.InputTokens
+	c.outputTokens += u.OutputTokens
+	c.cacheRead += u.CacheReadInputTokens
+	c.cacheWrite += u.CacheCreationInputTokens
+	c.cacheWrite1h += min(u.CacheWrite1h, u.CacheCreationInputTokens)
+	c.webSearches += u.WebSearches
+	c.webFetches += u.WebFetches
+	c.cost += cost
+	c.unpriced = c.unpriced || !priced
+}
+
+// without is what is left of it when a part is taken away. Whether the rest has a
+// price is not known when the whole has none.
+func (c *consumed) without(part consumed) consumed {
+	return consumed{
+		inputTokens: c.inputTokens - part.inputTokens, outputTokens: c.outputTokens - part.outputTokens,
+		cacheRead: c.cacheRead - part.cacheRead, cacheWrite: c.cacheWrite - part.cacheWrite, cacheWrite1h: c.cacheWrite1h - part.cacheWrite1h,
+		webSearches: c.webSearches - part.webSearches, webFetches: c.webFetches - part.webFetches,
+		cost: c.cost - part.cost, unpriced: c.unpriced,
+	}
+}
+
+// listCost is what it has cost, in whole cents, or nothing when that is not known.
+func (c *consumed) listCost() api.Money {
+	if c.unpriced {
+		return api.Money{}
+	}
+	return dollars(strconv.FormatInt(c.cost/price.NanosPerCent, 10))
+}
+
+// usage is it on the wire, with the microseconds of activity up to now.
+func (c *consumed) usage(now time.Time, active int64, since sql.NullInt64) api.SessionUsage {
+	if since.Valid {
+		active += max(0, now.UnixMicro()-since.Int64)
+	}
+	return api.SessionUsage{
+		InputTokens: c.inputTokens, OutputTokens: c.outputTokens, CacheReadInputTokens: c.cacheRead,
+		CacheCreation: api.CacheCreation{Ephemeral1h: c.cacheWrite1h, Ephemeral5m: c.cacheWrite - c.cacheWrite1h},
+		ActiveSeconds: float64(active) / 1e6,
+		ListCost:      c.listCost(),
+		ServerToolUse: api.ServerToolUse{WebFetchRequests: c.webFetches, WebSearchRequests: c.webSearches},
+	}
+}
+
+// spending is the part of a row that is about money.
+type spending struct {
+	limit string // the budget's amount in cents; "" for no budget
+	consumed
+}
+
+const (
+	spendingColumns = "budget, " + consumedColumns
+	spendingMarks   = "?, " + consumedMarks
+	spendingSet     = "budget = ?, " + consumedSet
+)
+
+func (s *spending) fields() []any { return append([]any{&s.limit}, s.consumed.fields()...) }
+
+func (s *spending) values() []any { return append([]any{s.limit}, s.consumed.values()...) }
 
 // budget is the budget on the wire, or null.
 func (s *spending) budget() json.RawMessage {
@@ -44,15 +109,6 @@ func (s *spending) budget() json.RawMessage {
 	}
 	raw, _ := json.Marshal(api.Budget{Type: budgetLimit, MaxListCost: dollars(s.limit)}) // strings always encode
 	return raw
-}
-
-// listCost is what the session has cost, in whole cents, or nothing when that
-// is not known.
-func (s *spending) listCost() api.Money {
-	if s.unpriced {
-		return api.Money{}
-	}
-	return dollars(strconv.FormatInt(s.cost/price.NanosPerCent, 10))
 }
 
 func dollars(cents string) api.Money { return api.Money{Amount: cents, Currency: currency} }
@@ -124,13 +180,6 @@ func (s *Store) priced(model api.ModelConfig) error {
 
 // spend counts what a request of the thread's agent has used.
 func (m *mutation) spend(u api.ModelUsage) error {
-	m.inputTokens += u.InputTokens
-	m.outputTokens += u.OutputTokens
-	m.cacheRead += u.CacheReadInputTokens
-	m.cacheWrite += u.CacheCreationInputTokens
-	m.cacheWrite1h += min(u.CacheWrite1h, u.CacheCreationInputTokens)
-	m.webSearches += u.WebSearches
-	m.webFetches += u.WebFetches
 	var agent api.SessionAgent
 	err := json.Unmarshal([]byte(m.agent), &agent)
 	if err == nil {
@@ -139,9 +188,11 @@ func (m *mutation) spend(u api.ModelUsage) error {
 	if err != nil {
 		return fmt.Errorf("decode the agent of session %s: %w", m.id, err)
 	}
-	cost, ok := m.store.prices.Cost(agent.Model, u)
-	m.cost += cost
-	m.unpriced = m.unpriced || !ok
+	cost, priced := m.store.prices.Cost(agent.Model, u)
+	m.add(u, cost, priced)
+	if !m.t.primary() { // which has what is left of the session's
+		m.t.add(u, cost, priced)
+	}
 	return nil
 }
 

@@ -38,9 +38,7 @@ type thread struct {
 	runningSince  sql.NullInt64
 	active        int64 // microseconds spent running, the current stretch not included
 
-	// Of threads with rows of their own; the primary thread's are what is left
-	// of the session's.
-	inputTokens, outputTokens, cacheRead, cacheWrite int64
+	consumed // of threads with rows of their own; the primary thread's is what is left of the session's
 }
 
 func (t *thread) primary() bool { return t.number == 0 }
@@ -124,18 +122,18 @@ func number(b bool) int64 {
 }
 
 const threadColumns = `id, session_id, number, name, agent, status, blocking, halted, rested, created_at, updated_at, archived_at, seq, epoch, due_at, run_until,
-	span_id, failures, running_since, active, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, held`
+	span_id, failures, running_since, active, held, ` + consumedColumns
 
 func (t *thread) fields() []any {
-	return []any{&t.id, &t.sessionID, &t.number, &t.name, &t.agent, &t.status, &t.blocking, boolean{&t.halted}, boolean{&t.rested}, &t.created, &t.updated, &t.archived, &t.seq, &t.epoch, &t.due, &t.runUntil,
-		&t.spanID, &t.failures, &t.runningSince, &t.active, &t.inputTokens, &t.outputTokens, &t.cacheRead, &t.cacheWrite, boolean{&t.held}}
+	return append([]any{&t.id, &t.sessionID, &t.number, &t.name, &t.agent, &t.status, &t.blocking, boolean{&t.halted}, boolean{&t.rested}, &t.created, &t.updated, &t.archived, &t.seq, &t.epoch, &t.due, &t.runUntil,
+		&t.spanID, &t.failures, &t.runningSince, &t.active, boolean{&t.held}}, t.consumed.fields()...)
 }
 
 func (t *thread) insert(ctx context.Context, tx db.Tx) error {
-	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+	const marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, " + consumedMarks
 	_, err := tx.Exec(ctx, "INSERT INTO threads ("+threadColumns+") VALUES ("+marks+")",
-		t.id, t.sessionID, t.number, t.name, t.agent, t.status, t.blocking, number(t.halted), number(t.rested), t.created, t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
-		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite, number(t.held))
+		append([]any{t.id, t.sessionID, t.number, t.name, t.agent, t.status, t.blocking, number(t.halted), number(t.rested), t.created, t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
+			t.spanID, t.failures, t.runningSince, t.active, number(t.held)}, t.consumed.values()...)...)
 	if err != nil {
 		return fmt.Errorf("make thread %s: %w", t.id, err)
 	}
@@ -144,9 +142,9 @@ func (t *thread) insert(ctx context.Context, tx db.Tx) error {
 
 func (t *thread) save(ctx context.Context, tx db.Tx) error {
 	_, err := tx.Exec(ctx, `UPDATE threads SET status = ?, blocking = ?, halted = ?, rested = ?, updated_at = ?, archived_at = ?, seq = ?, epoch = ?, due_at = ?, run_until = ?,
-		span_id = ?, failures = ?, running_since = ?, active = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?, cache_write_tokens = ?, held = ? WHERE id = ?`,
-		t.status, t.blocking, number(t.halted), number(t.rested), t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
-		t.spanID, t.failures, t.runningSince, t.active, t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite, number(t.held), t.id)
+		span_id = ?, failures = ?, running_since = ?, active = ?, held = ?, `+consumedSet+` WHERE id = ?`,
+		slices.Concat([]any{t.status, t.blocking, number(t.halted), number(t.rested), t.updated, t.archived, t.seq, t.epoch, t.due, t.runUntil,
+			t.spanID, t.failures, t.runningSince, t.active, number(t.held)}, t.consumed.values(), []any{t.id})...)
 	if err != nil {
 		return fmt.Errorf("save thread %s: %w", t.id, err)
 	}
@@ -590,17 +588,19 @@ func (r *row) primaryThread(ctx context.Context, tx db.Tx) (*thread, error) {
 	}
 	t.name, t.agent = agent.Name, string(raw)
 	t.created, t.updated, t.archived = r.created, r.updated, r.archived
-	t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite = r.inputTokens, r.outputTokens, r.cacheRead, r.cacheWrite
+	t.consumed = r.consumed
 	if r.children == 0 {
 		return &t, nil
 	}
-	var input, output, read, write int64
-	err = tx.QueryRow(ctx, `SELECT CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT)
-		FROM threads WHERE session_id = ?`, r.id).Scan(&input, &output, &read, &write)
+	var others consumed
+	err = tx.QueryRow(ctx, `SELECT CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT),
+		CAST(SUM(cache_write_1h_tokens) AS BIGINT), CAST(SUM(web_searches) AS BIGINT), CAST(SUM(web_fetches) AS BIGINT), CAST(SUM(cost) AS BIGINT)
+		FROM threads WHERE session_id = ?`, r.id).Scan(&others.inputTokens, &others.outputTokens, &others.cacheRead, &others.cacheWrite,
+		&others.cacheWrite1h, &others.webSearches, &others.webFetches, &others.cost)
 	if err != nil {
 		return nil, fmt.Errorf("sum up the threads of session %s: %w", r.id, err)
 	}
-	t.inputTokens, t.outputTokens, t.cacheRead, t.cacheWrite = t.inputTokens-input, t.outputTokens-output, t.cacheRead-read, t.cacheWrite-write
+	t.consumed = r.without(others)
 	return &t, nil
 }
 
@@ -632,7 +632,7 @@ func (t *thread) wire(now time.Time, primaryID string) api.Thread {
 	if t.status == api.SessionTerminated {
 		end = at(t.updated)
 	}
-	usage := t.usage(now)
+	usage := t.usage(now, t.active, t.runningSince)
 	if t.status != api.SessionIdle || t.rested {
 		out.Stats = &api.ThreadStats{ActiveSeconds: usage.ActiveSeconds, DurationSeconds: max(0, end.Sub(out.CreatedAt).Seconds())}
 	}
@@ -640,17 +640,6 @@ func (t *thread) wire(now time.Time, primaryID string) api.Thread {
 		out.Usage = &usage
 	}
 	return out
-}
-
-func (t *thread) usage(now time.Time) api.SessionUsage {
-	active := t.active
-	if t.runningSince.Valid {
-		active += max(0, now.UnixMicro()-t.runningSince.Int64)
-	}
-	return api.SessionUsage{
-		InputTokens: t.inputTokens, OutputTokens: t.outputTokens, CacheReadInputTokens: t.cacheRead,
-		CacheCreation: api.CacheCreation{Ephemeral5m: t.cacheWrite}, ActiveSeconds: float64(active) / 1e6,
-	}
 }
 
 // LogOf tells which log is a thread's, for Events and Subscribe.
