@@ -93,7 +93,7 @@ const pingInterval = 25 * time.Millisecond
 // where a test makes it.
 func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}, issuer: oidctest.New(t), given: &credentials{}, scheduled: &scheduled{}}
 	b.keepSecret(b.key)
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
