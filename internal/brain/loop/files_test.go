@@ -53,7 +53,7 @@ func TestFilesShown(t *testing.T) {
 			return map[string]any{"type": "user.message", "content": blocks}
 		}
 
-		b.model.Play(fakemodel.Say("Seen."), fakemodel.Call("ask", map[string]any{}), fakemodel.Say("Seen again."), fakemodel.Say("Gone."))
+		b.model.Play(fakemodel.Say("Seen."), fakemodel.Call("ask", map[string]any{}), fakemodel.Say("Seen again."), fakemodel.Say("Gone."), fakemodel.Say("Full."))
 		b.run()
 		c := b.talk(builtIn(api.PolicyAlwaysAllow), api.Tool{Type: api.ToolTypeCustom, Name: "ask", Description: "asks", InputSchema: json.RawMessage(`{"type":"object"}`)})
 		for what, refused := range map[string]struct {
@@ -114,6 +114,15 @@ func TestFilesShown(t *testing.T) {
 		sent = string(b.request().Body)
 		if strings.Contains(sent, base64.StdEncoding.EncodeToString(picture)) || strings.Count(sent, png+" was deleted") != 2 || !strings.Contains(sent, "application/pdf") {
 			b.t.Errorf("after the file was deleted the model was shown %s", sent)
+		}
+
+		// Two that have no room together: the later one has.
+		first, second := upload(ours, "text/plain", bytes.Repeat([]byte("1"), session.MaxFile)), upload(ours, "text/plain", bytes.Repeat([]byte("2"), session.MaxFile))
+		c.send(show(block("document", first), block("document", second)))
+		c.wantStop(api.StopEndTurn)
+		sent = string(b.request().Body)
+		if !strings.Contains(sent, first+" left out") || strings.Contains(sent, second) || !strings.Contains(sent, strings.Repeat("2", 1000)) || strings.Contains(sent, "application/pdf") {
+			b.t.Errorf("of two large files the model was shown %d bytes", len(sent))
 		}
 	})
 }
