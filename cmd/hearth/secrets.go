@@ -14,6 +14,7 @@ import (
 	"hearth/internal/brain/deployment"
 	"hearth/internal/brain/seal"
 	"hearth/internal/brain/session"
+	"hearth/internal/brain/tunnel"
 	"hearth/internal/brain/vault"
 	"hearth/internal/brain/webhook"
 	"hearth/internal/db"
@@ -136,8 +137,12 @@ func reseal(ctx context.Context, database *db.DB, sealer *seal.Sealer, alone boo
 	if err != nil {
 		return 0, err
 	}
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: database, Sealer: sealer})
+	if err != nil {
+		return 0, err
+	}
 	changed := credentials
-	for _, all := range []func(context.Context, func(context.Context, string, string) (string, error)) (int, error){sessions.ResealTokens, hooks.Reseal, deployments.Reseal} {
+	for _, all := range []func(context.Context, func(context.Context, string, string) (string, error)) (int, error){sessions.ResealTokens, hooks.Reseal, deployments.Reseal, tunnels.Reseal} {
 		n, err := all(ctx, sealer.Anew)
 		if changed += n; err != nil {
 			return changed, err

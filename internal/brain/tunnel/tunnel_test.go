@@ -47,6 +47,24 @@ func TestTokensAreSealed(t *testing.T) {
 		if _, err := s.Token(t.Context(), "another", made.ID); err == nil {
 			t.Error("another workspace is told the token")
 		}
+
+		// Sealed anew, once for each new data key, it is the same.
+		const sealed = "SELECT sealed FROM tunnel_tokens WHERE sealed IS NOT NULL"
+		before := rows(sealed)
+		token, err = s.Token(t.Context(), "w", made.ID)
+		must(t, err)
+		must(t, sealer.Rotate(t.Context()))
+		for _, want := range []int{1, 0} {
+			if n, err := s.Reseal(t.Context(), sealer.Anew); n != want || err != nil {
+				t.Errorf("%d tokens sealed anew, want %d: %v", n, want, err)
+			}
+		}
+		if again, err := s.Token(t.Context(), "w", made.ID); err != nil || again != token {
+			t.Errorf("after that the token is %+v, %v", again, err)
+		}
+		if slices.Equal(rows(sealed), before) {
+			t.Error("nothing was sealed anew")
+		}
 	})
 }
 
