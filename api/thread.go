@@ -8,6 +8,7 @@ import (
 // The types of an agent's multiagent configuration and of the entries of its roster.
 const (
 	MultiagentCoordinator = "coordinator"
+	Multiagent20261001    = "multiagent_20261001"
 	RosterAgent           = "agent"
 	RosterSelf            = "self"
 	RosterAdvisor         = "advisor"
@@ -23,10 +24,81 @@ const (
 )
 
 // Multiagent is the roster of an agent that coordinates others: a
-// RosterReference or an Advisor in each place.
+// RosterReference or an Advisor in each place. It has two forms on the wire, by its
+// type.
 type Multiagent struct {
-	Type   string            `json:"type"` // "coordinator"
+	Type   string            `json:"type"`
 	Agents []json.RawMessage `json:"agents"`
+}
+
+// What the parts of a Multiagent20261001 are.
+const (
+	PartEnabled  = "enabled"
+	PartDisabled = "disabled"
+)
+
+// multiagentParts is a Multiagent20261001 on the wire.
+type multiagentParts struct {
+	Type      string         `json:"type"`
+	Advisor   multiagentPart `json:"advisor"`
+	Subagents multiagentPart `json:"subagents"`
+	Workflows multiagentPart `json:"workflows"`
+}
+
+type multiagentPart struct {
+	Type             string            `json:"type"`
+	Model            string            `json:"model,omitempty"`             // of an advisor
+	InlineAgents     *multiagentPart   `json:"inline_agents,omitempty"`     // of subagents
+	PredefinedAgents []json.RawMessage `json:"predefined_agents,omitempty"` // likewise
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m Multiagent) MarshalJSON() ([]byte, error) {
+	if m.Type != Multiagent20261001 {
+		type plain Multiagent
+		return json.Marshal(plain(m))
+	}
+	off := multiagentPart{Type: PartDisabled}
+	parts := multiagentParts{Type: m.Type, Advisor: off, Subagents: off, Workflows: off}
+	for _, raw := range m.Agents {
+		var one struct {
+			Type string `json:"type"`
+		}
+		if err := json.Unmarshal(raw, &one); err != nil {
+			return nil, err
+		}
+		if one.Type != RosterAdvisor {
+			parts.Subagents.PredefinedAgents = append(parts.Subagents.PredefinedAgents, raw)
+			continue
+		}
+		if err := json.Unmarshal(raw, &parts.Advisor); err != nil {
+			return nil, err
+		}
+		parts.Advisor.Type = PartEnabled
+	}
+	if len(parts.Subagents.PredefinedAgents) > 0 {
+		parts.Subagents.Type, parts.Subagents.InlineAgents = PartEnabled, &off
+	}
+	return json.Marshal(parts)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *Multiagent) UnmarshalJSON(raw []byte) error {
+	type plain Multiagent
+	if err := json.Unmarshal(raw, (*plain)(m)); err != nil || m.Type != Multiagent20261001 {
+		return err
+	}
+	var parts multiagentParts
+	if err := json.Unmarshal(raw, &parts); err != nil {
+		return err
+	}
+	m.Agents = parts.Subagents.PredefinedAgents
+	if parts.Advisor.Type != PartEnabled {
+		return nil
+	}
+	advisor, err := json.Marshal(Advisor{Type: RosterAdvisor, Model: parts.Advisor.Model})
+	m.Agents = append(m.Agents, advisor)
+	return err
 }
 
 // RosterReference is an agent of a roster, pinned to a version.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,26 +21,27 @@ type rosterEntry struct {
 	ID      string              `json:"id"`
 	Version api.Optional[int64] `json:"version"`
 	Model   string              `json:"model"`
+
+	field string // where it is in the request
 }
 
 // applyRoster sets the roster an agent is to have. Who is on it is resolved to
 // versions now, so that the coordinator stays what it was when it was saved.
 func (p Params) applyRoster(ctx context.Context, tx db.Tx, workspaceID string, a *api.Agent) error {
 	if p.Multiagent.Given() {
-		roster, err := parseRoster(p.Multiagent.Value)
+		kind, roster, err := parseRoster(p.Multiagent.Value)
 		if err != nil {
 			return err
 		}
-		held := api.Multiagent{Type: api.MultiagentCoordinator}
+		held := api.Multiagent{Type: kind}
 		seen := map[string]bool{}
-		for i, entry := range roster {
-			field := fmt.Sprintf("multiagent.agents[%d]", i)
-			who, pinned, err := entry.pin(ctx, tx, workspaceID, field, a)
+		for _, entry := range roster {
+			who, pinned, err := entry.pin(ctx, tx, workspaceID, entry.field, a)
 			if err != nil {
 				return err
 			}
 			if seen[who] {
-				return api.Invalid(field, "%s is on the roster twice", who)
+				return api.Invalid(entry.field, "%s is on the roster twice", who)
 			}
 			seen[who] = true
 			held.Agents = append(held.Agents, pinned)
@@ -66,23 +68,34 @@ func checkReserved(a *api.Agent) error {
 	return nil
 }
 
-func parseRoster(raw json.RawMessage) ([]rosterEntry, error) {
+// parseRoster reads a roster in either of its forms.
+func parseRoster(raw json.RawMessage) (kind string, roster []rosterEntry, err error) {
 	var p struct {
 		Type   string            `json:"type"`
 		Agents []json.RawMessage `json:"agents"`
 	}
 	if err := decode("multiagent", raw, &p); err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if p.Type != api.MultiagentCoordinator {
-		return nil, api.Invalid("multiagent.type", "must be coordinator; %.80q is not supported by this server", p.Type)
+	switch p.Type {
+	case api.MultiagentCoordinator:
+		roster, err = parseEntries("multiagent.agents", p.Agents)
+	case api.Multiagent20261001:
+		roster, err = parseParts(raw)
+	default:
+		err = api.Invalid("multiagent.type", "must be %s or %s, not %.80q", api.MultiagentCoordinator, api.Multiagent20261001, p.Type)
 	}
-	if n := len(p.Agents); n == 0 || n > maxRoster {
-		return nil, api.Invalid("multiagent.agents", "holds %d agents, 1 to %d are allowed", n, maxRoster)
+	return p.Type, roster, err
+}
+
+func parseEntries(path string, agents []json.RawMessage) ([]rosterEntry, error) {
+	if n := len(agents); n == 0 || n > maxRoster {
+		return nil, api.Invalid(path, "holds %d agents, 1 to %d are allowed", n, maxRoster)
 	}
-	entries := make([]rosterEntry, len(p.Agents))
-	for i, one := range p.Agents {
-		field := fmt.Sprintf("multiagent.agents[%d]", i)
+	entries := make([]rosterEntry, len(agents))
+	for i, one := range agents {
+		field := fmt.Sprintf("%s[%d]", path, i)
+		entries[i].field = field
 		if json.Unmarshal(one, &entries[i].ID) == nil && entries[i].ID != "" {
 			entries[i].Type = api.RosterAgent
 			continue
@@ -95,6 +108,64 @@ func parseRoster(raw json.RawMessage) ([]rosterEntry, error) {
 		}
 	}
 	return entries, nil
+}
+
+// part is a part of a roster that can be enabled.
+type part struct {
+	Type             string            `json:"type"`
+	Model            string            `json:"model"`
+	InlineAgents     *part             `json:"inline_agents"`
+	PredefinedAgents []json.RawMessage `json:"predefined_agents"`
+}
+
+// enabled tells whether a part is there and enabled.
+func (p *part) enabled(field string) (bool, error) {
+	switch {
+	case p == nil || p.Type == api.PartDisabled:
+		return false, nil
+	case p.Type == api.PartEnabled:
+		return true, nil
+	}
+	return false, api.Invalid(field+".type", "must be %s or %s", api.PartEnabled, api.PartDisabled)
+}
+
+// parseParts reads a roster of the newer form. What this server cannot do must be
+// disabled there.
+func parseParts(raw json.RawMessage) (roster []rosterEntry, err error) {
+	var p struct {
+		Advisor   *part `json:"advisor"`
+		Subagents *part `json:"subagents"`
+		Workflows *part `json:"workflows"`
+	}
+	if err := decode("multiagent", raw, &p); err != nil {
+		return nil, err
+	}
+	if on, err := p.Workflows.enabled("multiagent.workflows"); on || err != nil {
+		return nil, cmp.Or(err, error(api.Invalid("multiagent.workflows.type", "must be disabled; this server runs no workflows")))
+	}
+	on, err := p.Subagents.enabled("multiagent.subagents")
+	if err != nil {
+		return nil, err
+	}
+	if on {
+		const field = "multiagent.subagents.inline_agents"
+		if inline, err := p.Subagents.InlineAgents.enabled(field); inline || err != nil {
+			return nil, cmp.Or(err, error(api.Invalid(field+".type", "must be disabled; this server knows no agents that are defined inline")))
+		}
+		if roster, err = parseEntries("multiagent.subagents.predefined_agents", p.Subagents.PredefinedAgents); err != nil {
+			return nil, err
+		}
+		for _, entry := range roster {
+			if entry.Type == api.RosterAdvisor {
+				return nil, api.Invalid(entry.field+".type", "must be one of agent, self; an advisor goes into multiagent.advisor")
+			}
+		}
+	}
+	if on, err = p.Advisor.enabled("multiagent.advisor"); err != nil || !on {
+		return roster, err
+	}
+	_, err = checkModel("multiagent.advisor.model", api.ModelConfig{ID: p.Advisor.Model})
+	return append(roster, rosterEntry{Type: api.RosterAdvisor, Model: p.Advisor.Model, field: "multiagent.advisor"}), err
 }
 
 // check checks an entry for itself.

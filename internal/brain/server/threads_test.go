@@ -30,6 +30,14 @@ var threadForms = []form{
 			"multiagent.agents[0]": "string object", "multiagent.agents[1].type": "string required choice", "multiagent.agents[1].id": "string required choice",
 			"multiagent.agents[1].version": "number null whole", "multiagent.agents[3].model": "string required max 256",
 		}},
+	{"POST /v1/agents", `{"name":"n","model":"m","multiagent":{"type":"multiagent_20261001","advisor":{"type":"enabled","model":"m"},"subagents":{"type":"enabled","inline_agents":{"type":"disabled"},"predefined_agents":["{member_id}",{"type":"agent","id":"{second_id}","version":1},{"type":"self"}]},"workflows":{"type":"disabled"}}}`,
+		map[string]string{
+			"multiagent.advisor": "object null", "multiagent.advisor.type": "string required choice", "multiagent.advisor.model": "string required max 256",
+			"multiagent.subagents": "object null", "multiagent.subagents.type": "string required choice", "multiagent.subagents.inline_agents": "object null",
+			"multiagent.subagents.inline_agents.type": "string required choice", "multiagent.subagents.predefined_agents": "array required", "multiagent.subagents.predefined_agents[0]": "string object",
+			"multiagent.subagents.predefined_agents[1].id": "string required choice", "multiagent.subagents.predefined_agents[1].version": "number null whole",
+			"multiagent.workflows": "object null", "multiagent.workflows.type": "string required choice",
+		}},
 }
 
 // addThreads names the thread that the site's session has made; it is idle.
@@ -277,6 +285,62 @@ func TestThreadsCost(t *testing.T) {
 		}
 		if of, _ := strconv.Atoi(whole.Amount); len(threads) != 2 || sum > of || sum <= of-len(threads) {
 			t.Errorf("%d threads have cost %d cents, the session %+v", len(threads), sum, whole)
+		}
+	})
+}
+
+// TestRosterByParts: a roster in its newer form is kept and shown in that form, and its
+// agents and its advisor are called on as those of the other.
+func TestRosterByParts(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		off := object{"type": "disabled"}
+		create := func(roster object) answer {
+			roster["type"] = "multiagent_20261001"
+			return b.do(b.key, "POST", "/v1/agents", object{"name": "chief", "model": "test-model", "multiagent": roster})
+		}
+		subagents := func(agents ...any) object { return object{"type": "enabled", "predefined_agents": agents} }
+		one := b.named("one", api.PolicyAlwaysAllow)
+		for field, roster := range map[string]object{
+			"multiagent.workflows.type":                      {"workflows": object{"type": "enabled"}},
+			"multiagent.subagents.inline_agents.type":        {"subagents": object{"type": "enabled", "inline_agents": object{"type": "enabled"}}},
+			"multiagent.subagents.predefined_agents":         {"subagents": subagents()},
+			"multiagent.subagents.predefined_agents[0].id":   {"subagents": subagents("agent_none")},
+			"multiagent.subagents.predefined_agents[1]":      {"subagents": subagents(one.ID, one.ID)},
+			"multiagent.subagents.predefined_agents[0].type": {"subagents": subagents(object{"type": "advisor", "model": "m"})},
+			"multiagent.subagents.type":                      {"subagents": object{"type": "on"}},
+			"multiagent.advisor.model":                       {"advisor": object{"type": "enabled"}},
+		} {
+			if a := create(roster); a.status != http.StatusBadRequest || !strings.HasPrefix(a.failure().Message, field+":") {
+				t.Errorf("%s: %d %s", field, a.status, a.body)
+			}
+		}
+		made := create(object{"advisor": object{"type": "enabled", "model": "wise-model"}, "subagents": subagents(one.ID, object{"type": "self"}), "workflows": off})
+		if made.status != http.StatusOK {
+			t.Fatalf("%d %s", made.status, made.body)
+		}
+		var chief api.Agent
+		must(t, json.Unmarshal(made.body, &chief))
+		want := fmt.Sprintf(`{"type":"multiagent_20261001","advisor":{"type":"enabled","model":"wise-model"},"subagents":{"type":"enabled","inline_agents":{"type":"disabled"},"predefined_agents":[{"id":%q,"type":"agent","version":1},{"id":%q,"type":"agent","version":1}]},"workflows":{"type":"disabled"}}`, one.ID, chief.ID)
+		if string(chief.Multiagent) != want {
+			t.Errorf("the roster is\n%s, want\n%s", chief.Multiagent, want)
+		}
+		if a := create(object{}); a.status != http.StatusOK || !strings.Contains(string(a.body), `"subagents":{"type":"disabled"}`) {
+			t.Errorf("a roster without parts: %d %s", a.status, a.body)
+		}
+		c := &troupe{brain: b, env: b.environment(), one: one, chief: chief}
+		c.session = b.session(chief.ID, c.env.ID, "@one hello\n@anthropic.advisor hello")
+		c.idle()
+		var names []string
+		for _, thread := range c.threads("")[1:] {
+			names = append(names, string(thread.Agent))
+		}
+		if len(names) != 2 || !strings.Contains(names[0], one.ID) || names[1] != `{"model":"wise-model","type":"advisor"}` {
+			t.Errorf("the threads are of %s", names)
+		}
+		var held api.Multiagent
+		must(t, json.Unmarshal(c.session.Agent.Multiagent, &held))
+		if len(held.Agents) != 3 || !strings.Contains(string(held.Agents[0]), `"name":"one"`) || !strings.Contains(string(c.session.Agent.Multiagent), `"inline_agents"`) {
+			t.Errorf("the session's roster is %s", c.session.Agent.Multiagent)
 		}
 	})
 }
