@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 )
@@ -82,6 +83,16 @@ func Unauthenticated(format string, args ...any) *Error {
 // Forbidden is a 403.
 func Forbidden(format string, args ...any) *Error {
 	return &Error{Status: http.StatusForbidden, Type: ErrPermission, Message: fmt.Sprintf(format, args...)}
+}
+
+// InField has an API error say which field of the request led to it; others stay as
+// they are.
+func InField(field string, err error) error {
+	var wire *Error
+	if errors.As(err, &wire) {
+		wire.Message = field + ": " + wire.Message
+	}
+	return err
 }
 
 // WithCode adds details.error_code, by which the typed clients pick an error class.

@@ -103,6 +103,9 @@ type Block struct {
 
 // FileID is the file that an image or a document is in, "" if it is elsewhere.
 func (b Block) FileID() string {
+	if len(b.Source) == 0 {
+		return ""
+	}
 	var source struct {
 		Type   string `json:"type"`
 		FileID string `json:"file_id"`

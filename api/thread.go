@@ -37,18 +37,20 @@ const (
 	PartDisabled = "disabled"
 )
 
-// multiagentParts is a Multiagent20261001 on the wire.
-type multiagentParts struct {
-	Type      string         `json:"type"`
-	Advisor   multiagentPart `json:"advisor"`
-	Subagents multiagentPart `json:"subagents"`
-	Workflows multiagentPart `json:"workflows"`
+// MultiagentParts is a Multiagent20261001 on the wire. What is left out of a request
+// is nil.
+type MultiagentParts struct {
+	Type      string          `json:"type"`
+	Advisor   *MultiagentPart `json:"advisor"`
+	Subagents *MultiagentPart `json:"subagents"`
+	Workflows *MultiagentPart `json:"workflows"`
 }
 
-type multiagentPart struct {
-	Type             string            `json:"type"`
+// MultiagentPart is a part of it that can be enabled.
+type MultiagentPart struct {
+	Type             string            `json:"type"`                        // PartEnabled or PartDisabled
 	Model            string            `json:"model,omitempty"`             // of an advisor
-	InlineAgents     *multiagentPart   `json:"inline_agents,omitempty"`     // of subagents
+	InlineAgents     *MultiagentPart   `json:"inline_agents,omitempty"`     // of subagents
 	PredefinedAgents []json.RawMessage `json:"predefined_agents,omitempty"` // likewise
 }
 
@@ -58,8 +60,8 @@ func (m Multiagent) MarshalJSON() ([]byte, error) {
 		type plain Multiagent
 		return json.Marshal(plain(m))
 	}
-	off := multiagentPart{Type: PartDisabled}
-	parts := multiagentParts{Type: m.Type, Advisor: off, Subagents: off, Workflows: off}
+	off := func() *MultiagentPart { return &MultiagentPart{Type: PartDisabled} }
+	parts := MultiagentParts{Type: m.Type, Advisor: off(), Subagents: off(), Workflows: off()}
 	for _, raw := range m.Agents {
 		var one struct {
 			Type string `json:"type"`
@@ -71,13 +73,13 @@ func (m Multiagent) MarshalJSON() ([]byte, error) {
 			parts.Subagents.PredefinedAgents = append(parts.Subagents.PredefinedAgents, raw)
 			continue
 		}
-		if err := json.Unmarshal(raw, &parts.Advisor); err != nil {
+		if err := json.Unmarshal(raw, parts.Advisor); err != nil {
 			return nil, err
 		}
 		parts.Advisor.Type = PartEnabled
 	}
 	if len(parts.Subagents.PredefinedAgents) > 0 {
-		parts.Subagents.Type, parts.Subagents.InlineAgents = PartEnabled, &off
+		parts.Subagents.Type, parts.Subagents.InlineAgents = PartEnabled, off()
 	}
 	return json.Marshal(parts)
 }
@@ -88,12 +90,14 @@ func (m *Multiagent) UnmarshalJSON(raw []byte) error {
 	if err := json.Unmarshal(raw, (*plain)(m)); err != nil || m.Type != Multiagent20261001 {
 		return err
 	}
-	var parts multiagentParts
+	var parts MultiagentParts
 	if err := json.Unmarshal(raw, &parts); err != nil {
 		return err
 	}
-	m.Agents = parts.Subagents.PredefinedAgents
-	if parts.Advisor.Type != PartEnabled {
+	if parts.Subagents != nil {
+		m.Agents = parts.Subagents.PredefinedAgents
+	}
+	if parts.Advisor == nil || parts.Advisor.Type != PartEnabled {
 		return nil
 	}
 	advisor, err := json.Marshal(Advisor{Type: RosterAdvisor, Model: parts.Advisor.Model})

@@ -36,7 +36,7 @@ func (p Params) applyRoster(ctx context.Context, tx db.Tx, workspaceID string, a
 		held := api.Multiagent{Type: kind}
 		seen := map[string]bool{}
 		for _, entry := range roster {
-			who, pinned, err := entry.pin(ctx, tx, workspaceID, entry.field, a)
+			who, pinned, err := entry.pin(ctx, tx, workspaceID, a)
 			if err != nil {
 				return err
 			}
@@ -103,23 +103,15 @@ func parseEntries(path string, agents []json.RawMessage) ([]rosterEntry, error) 
 		if err := decode(field, one, &entries[i]); err != nil {
 			return nil, err
 		}
-		if err := entries[i].check(field); err != nil {
+		if err := entries[i].check(); err != nil {
 			return nil, err
 		}
 	}
 	return entries, nil
 }
 
-// part is a part of a roster that can be enabled.
-type part struct {
-	Type             string            `json:"type"`
-	Model            string            `json:"model"`
-	InlineAgents     *part             `json:"inline_agents"`
-	PredefinedAgents []json.RawMessage `json:"predefined_agents"`
-}
-
 // enabled tells whether a part is there and enabled.
-func (p *part) enabled(field string) (bool, error) {
+func enabled(field string, p *api.MultiagentPart) (bool, error) {
 	switch {
 	case p == nil || p.Type == api.PartDisabled:
 		return false, nil
@@ -132,24 +124,20 @@ func (p *part) enabled(field string) (bool, error) {
 // parseParts reads a roster of the newer form. What this server cannot do must be
 // disabled there.
 func parseParts(raw json.RawMessage) (roster []rosterEntry, err error) {
-	var p struct {
-		Advisor   *part `json:"advisor"`
-		Subagents *part `json:"subagents"`
-		Workflows *part `json:"workflows"`
-	}
+	var p api.MultiagentParts
 	if err := decode("multiagent", raw, &p); err != nil {
 		return nil, err
 	}
-	if on, err := p.Workflows.enabled("multiagent.workflows"); on || err != nil {
+	if on, err := enabled("multiagent.workflows", p.Workflows); on || err != nil {
 		return nil, cmp.Or(err, error(api.Invalid("multiagent.workflows.type", "must be disabled; this server runs no workflows")))
 	}
-	on, err := p.Subagents.enabled("multiagent.subagents")
+	on, err := enabled("multiagent.subagents", p.Subagents)
 	if err != nil {
 		return nil, err
 	}
 	if on {
 		const field = "multiagent.subagents.inline_agents"
-		if inline, err := p.Subagents.InlineAgents.enabled(field); inline || err != nil {
+		if inline, err := enabled(field, p.Subagents.InlineAgents); inline || err != nil {
 			return nil, cmp.Or(err, error(api.Invalid(field+".type", "must be disabled; this server knows no agents that are defined inline")))
 		}
 		if roster, err = parseEntries("multiagent.subagents.predefined_agents", p.Subagents.PredefinedAgents); err != nil {
@@ -161,7 +149,7 @@ func parseParts(raw json.RawMessage) (roster []rosterEntry, err error) {
 			}
 		}
 	}
-	if on, err = p.Advisor.enabled("multiagent.advisor"); err != nil || !on {
+	if on, err = enabled("multiagent.advisor", p.Advisor); err != nil || !on {
 		return roster, err
 	}
 	_, err = checkModel("multiagent.advisor.model", api.ModelConfig{ID: p.Advisor.Model})
@@ -169,28 +157,28 @@ func parseParts(raw json.RawMessage) (roster []rosterEntry, err error) {
 }
 
 // check checks an entry for itself.
-func (e rosterEntry) check(field string) error {
+func (e rosterEntry) check() error {
 	switch e.Type {
 	case api.RosterAdvisor:
-		_, err := checkModel(field+".model", api.ModelConfig{ID: e.Model})
+		_, err := checkModel(e.field+".model", api.ModelConfig{ID: e.Model})
 		return err
 	case api.RosterSelf:
 	case api.RosterAgent:
 		if e.ID == "" {
-			return api.Invalid(field+".id", "is required")
+			return api.Invalid(e.field+".id", "is required")
 		}
 	default:
-		return api.Invalid(field+".type", "must be one of agent, self, advisor")
+		return api.Invalid(e.field+".type", "must be one of agent, self, advisor")
 	}
 	if e.Version.Given() && e.Version.Value < 1 {
-		return api.Invalid(field+".version", "must be at least 1")
+		return api.Invalid(e.field+".version", "must be at least 1")
 	}
 	return nil
 }
 
 // pin resolves an entry of the roster of a, and tells who it is, so that nobody
 // is on a roster twice.
-func (e rosterEntry) pin(ctx context.Context, tx db.Tx, workspaceID, field string, a *api.Agent) (who string, pinned json.RawMessage, err error) {
+func (e rosterEntry) pin(ctx context.Context, tx db.Tx, workspaceID string, a *api.Agent) (who string, pinned json.RawMessage, err error) {
 	switch e.Type {
 	case api.RosterAdvisor:
 		pinned, err = json.Marshal(api.Advisor{Type: api.RosterAdvisor, Model: e.Model})
@@ -204,13 +192,13 @@ func (e rosterEntry) pin(ctx context.Context, tx db.Tx, workspaceID, field strin
 		var missing *api.Error
 		switch {
 		case errors.As(err, &missing):
-			return "", nil, api.Invalid(field+".id", "%s", missing.Message)
+			return "", nil, api.Invalid(e.field+".id", "%s", missing.Message)
 		case err != nil:
 			return "", nil, err
 		case member.ArchivedAt != nil:
-			return "", nil, api.Invalid(field, "agent %s is archived", e.ID)
+			return "", nil, api.Invalid(e.field, "agent %s is archived", e.ID)
 		case string(member.Multiagent) != "null":
-			return "", nil, api.Invalid(field, "agent %s has a roster of its own; only agents without one can be on a roster", e.ID)
+			return "", nil, api.Invalid(e.field, "agent %s has a roster of its own; only agents without one can be on a roster", e.ID)
 		}
 		ref.Version = member.Version
 	}

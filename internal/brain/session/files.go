@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"mime"
 	"slices"
@@ -29,28 +28,37 @@ var shown = map[string][]string{
 	"document": {"application/pdf", "text/"},
 }
 
-// checkFiles checks that the files which events refer to are there, and can be shown.
-func (s *Store) checkFiles(ctx context.Context, workspaceID string, inputs []input) error {
+// shownFile is a file that an event refers to.
+type shownFile struct {
+	path string // of its id, in the request
+	as   string // the type of the block
+	id   string
+}
+
+// filesOf lists the files that events refer to.
+func filesOf(inputs []input) (files []shownFile) {
 	for _, in := range inputs {
 		for i, block := range contentOf(in.event) {
-			id := block.FileID()
-			if id == "" {
-				continue
+			if id := block.FileID(); id != "" {
+				files = append(files, shownFile{fmt.Sprintf("%s.content[%d].source.file_id", in.path, i), block.Type, id})
 			}
-			path := fmt.Sprintf("%s.content[%d].source.file_id", in.path, i)
-			if s.files == nil {
-				return api.Invalid(path, "this server keeps no files")
-			}
-			f, err := s.files.Get(ctx, workspaceID, id)
-			if wire := (*api.Error)(nil); errors.As(err, &wire) {
-				wire.Message = path + ": " + wire.Message
-			}
-			if err != nil {
-				return err
-			}
-			if err := checkShown(path, block.Type, f); err != nil {
-				return err
-			}
+		}
+	}
+	return files
+}
+
+// checkFiles checks that files are there, and can be shown.
+func (s *Store) checkFiles(ctx context.Context, workspaceID string, files []shownFile) error {
+	for _, one := range files {
+		if s.files == nil {
+			return api.Invalid(one.path, "this server keeps no files")
+		}
+		f, err := s.files.Get(ctx, workspaceID, one.id)
+		if err != nil {
+			return api.InField(one.path, err)
+		}
+		if err := checkShown(one.path, one.as, f); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -112,7 +112,7 @@ func (s *Store) check(ctx context.Context, p CreateParams) (inputs []input, err 
 	if err := api.CheckMetadata(p.Metadata); err != nil {
 		return nil, err
 	}
-	return inputs, s.checkFiles(ctx, p.WorkspaceID, inputs)
+	return inputs, s.checkFiles(ctx, p.WorkspaceID, filesOf(inputs))
 }
 
 func newRow(p CreateParams, now time.Time) (*row, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"hearth/api"
+	"hearth/internal/brain/seal"
 	"hearth/internal/db"
 )
 
@@ -82,45 +83,6 @@ func (s *Store) Report(ctx context.Context, id, message string) error {
 
 // ResealTokens has the tokens of all resources sealed anew, each for the id of its
 // resource, and returns how many have changed.
-func (s *Store) ResealTokens(ctx context.Context, anew func(ctx context.Context, place, sealed string) (string, error)) (changed int, err error) {
-	type token struct{ sessionID, resourceID, sealed string }
-	var all []token
-	err = s.db.Read(ctx, func(tx db.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT session_id, resource_id, sealed FROM resource_tokens")
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		all = nil
-		for rows.Next() {
-			var t token
-			if err := rows.Scan(&t.sessionID, &t.resourceID, &t.sealed); err != nil {
-				return err
-			}
-			all = append(all, t)
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read the tokens of resources: %w", err)
-	}
-	for _, t := range all {
-		fresh, err := anew(ctx, t.resourceID, t.sealed)
-		if err != nil {
-			return changed, err
-		}
-		if fresh == t.sealed {
-			continue
-		}
-		// One that has been replaced meanwhile is another's to seal.
-		err = s.db.Write(ctx, func(tx db.Tx) error {
-			_, err := tx.Exec(ctx, "UPDATE resource_tokens SET sealed = ? WHERE session_id = ? AND resource_id = ? AND sealed = ?", fresh, t.sessionID, t.resourceID, t.sealed)
-			return err
-		})
-		if err != nil {
-			return changed, fmt.Errorf("keep the token of resource %s: %w", t.resourceID, err)
-		}
-		changed++
-	}
-	return changed, nil
+func (s *Store) ResealTokens(ctx context.Context, anew seal.AnewFunc) (changed int, err error) {
+	return seal.AnewRows(ctx, s.db, "resource_tokens", "resource_id", "sealed", anew)
 }

@@ -21,12 +21,12 @@ func (s *Store) Send(ctx context.Context, id string, from Sender, events []json.
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(inputs, func(in input) bool { return slices.ContainsFunc(contentOf(in.event), refersToFile) }) {
+	if files := filesOf(inputs); len(files) > 0 {
 		place, err := s.PlaceOf(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.checkFiles(ctx, place.WorkspaceID, inputs); err != nil {
+		if err := s.checkFiles(ctx, place.WorkspaceID, files); err != nil {
 			return nil, err
 		}
 	}

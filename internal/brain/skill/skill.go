@@ -407,22 +407,13 @@ func (s *Store) Pin(ctx context.Context, workspaceID, field string, skills []api
 			}
 			v, err := version(ctx, tx, workspaceID, ref.SkillID, cmp.Or(ref.Version, api.LatestVersion))
 			if err != nil {
-				return inField(err, fmt.Sprintf("%s[%d]", field, i))
+				return api.InField(fmt.Sprintf("%s[%d]", field, i), err)
 			}
 			pinned[i].Version = v.ID
 		}
 		return nil
 	})
 	return pinned, err
-}
-
-// inField says where the reference stands that leads nowhere.
-func inField(err error, field string) error {
-	var wire *api.Error
-	if errors.As(err, &wire) {
-		wire.Message = field + ": " + wire.Message
-	}
-	return err
 }
 
 // Describe returns the versions of a session's skills that are still kept here.
