@@ -24,6 +24,7 @@ import (
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/cgroup"
+	"hearth/internal/hands/sandbox/gvisor/keeper"
 	"hearth/internal/hands/sandbox/hostroot"
 	"hearth/internal/hands/sandbox/program"
 	"hearth/internal/hands/sandbox/record"
@@ -39,7 +40,8 @@ type Config struct {
 	// Program is this program, statically linked, to run gVisor. Default: the file
 	// this process runs.
 	Program string
-	// Hand is the file of a smaller program with what runs in guests. Default: Program.
+	// Hand is the file of a smaller program with what runs in guests, and with their
+	// keepers. Default: Program.
 	Hand string
 	// Log. Default slog.Default().
 	Log *slog.Logger
@@ -50,7 +52,7 @@ type Engine struct {
 	dir     record.Dir
 	groups  *cgroup.Tree
 	program *program.File // what runs gVisor
-	hand    string        // what runs in the guest; "" for program
+	hand    string        // what runs in the guest, and keeps it; "" for program
 	log     *slog.Logger
 }
 
@@ -120,18 +122,18 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec, image string) (s
 	if err != nil {
 		return fail(err)
 	}
-	o := orders{ID: spec.ID, Mnt: at.Mnt, Rootfs: at.Root, Dir: e.dir.Path(spec.ID), Workdir: at.Workdir, Hand: cmp.Or(e.hand, program), Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
+	o := keeper.Orders{ID: spec.ID, Mnt: at.Mnt, Rootfs: at.Root, Dir: e.dir.Path(spec.ID), Workdir: at.Workdir, Program: program, Hand: cmp.Or(e.hand, program), Users: users, Env: spec.Env, Limits: spec.Limits, Image: filepath.Join(e.dir.Path(spec.ID), "image"), From: image}
 	if err := os.Mkdir(o.Image, 0o700); err != nil {
 		return fail(err)
 	}
-	s, err := e.start(ctx, spec, r, o, program)
+	s, err := e.start(ctx, spec, r, o)
 	if err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o orders, program string) (*guestSandbox, error) {
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, o keeper.Orders) (*guestSandbox, error) {
 	raw, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
@@ -148,7 +150,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	defer theirs.Close()
 	cmd := &exec.Cmd{
-		Path: program, Args: []string{keeper}, Env: []string{}, Dir: "/",
+		Path: o.Hand, Args: []string{keeper.Name}, Env: []string{}, Dir: "/",
 		ExtraFiles: []*os.File{ordersR, theirs}, SysProcAttr: attributes(),
 	}
 	outside := spec.Limits

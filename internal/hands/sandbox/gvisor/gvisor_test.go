@@ -1,12 +1,16 @@
 package gvisor_test
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"hearth/internal/hands/sandbox"
@@ -111,4 +115,34 @@ func TestOnImage(t *testing.T) {
 	onImage := sandboxtest.OnImage(t, newEngine)
 	sandboxtest.ExerciseSome(t, onImage, sandboxtest.OfRoots...)
 	t.Run("parking", func(t *testing.T) { sandboxtest.ExerciseParking(t, onImage) })
+}
+
+// TestUpgradeUnderSandbox: what has started a sandbox is what checkpoints it, though
+// another program has taken its name.
+func TestUpgradeUnderSandbox(t *testing.T) {
+	t.Parallel()
+	state, err := os.MkdirTemp("", "gvisor-upgrade-") // not t.TempDir, which only its owner may enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	if err := os.Chmod(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program, workdir := filepath.Join(state, "hearth"), filepath.Join(state, "workdir")
+	if err := errors.Join(os.Link(os.Getenv(programName), program), os.Mkdir(workdir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	engine := gvisor.New(gvisor.Config{StateDir: filepath.Join(state, "engine"), Program: program, Hand: os.Getenv(handName), Log: slog.New(slog.DiscardHandler)})
+	s, err := engine.Create(t.Context(), sandbox.Spec{ID: strings.ToLower(rand.Text()), Workdir: workdir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
+	if err := errors.Join(os.Remove(program), os.WriteFile(program, []byte("#!/bin/false\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.(sandbox.Checkpointer).Checkpoint(t.Context(), filepath.Join(state, "image")); err != nil {
+		t.Error(err)
+	}
 }

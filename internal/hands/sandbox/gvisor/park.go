@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/gvisor/keeper"
 	"hearth/internal/hands/sandbox/hostroot"
 )
 
@@ -20,10 +21,10 @@ type guestSandbox struct {
 
 // Pause implements sandbox.Sandbox. The guest's own kernel stops: to freeze it
 // from outside would surprise it in the middle of what it does for its processes.
-func (s *guestSandbox) Pause(context.Context) error { return s.control.ask(doPause) }
+func (s *guestSandbox) Pause(context.Context) error { return s.control.ask(keeper.Pause) }
 
 // Resume implements sandbox.Sandbox.
-func (s *guestSandbox) Resume(context.Context) error { return s.control.ask(doResume) }
+func (s *guestSandbox) Resume(context.Context) error { return s.control.ask(keeper.Resume) }
 
 // Destroy implements sandbox.Sandbox.
 func (s *guestSandbox) Destroy(ctx context.Context) error {
@@ -35,7 +36,7 @@ func (s *guestSandbox) Destroy(ctx context.Context) error {
 func (s *guestSandbox) Checkpoint(ctx context.Context, dir string) error {
 	err := s.Pause(ctx)
 	if err == nil {
-		err = s.control.ask(doCheckpoint)
+		err = s.control.ask(keeper.Checkpoint)
 	}
 	if err == nil {
 		err = os.Rename(s.image, dir)

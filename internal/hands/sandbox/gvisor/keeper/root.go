@@ -1,130 +1,27 @@
-package gvisor
+package keeper
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/runsc/cli/maincli"
 
-	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/gvisor/guest"
 	"hearth/internal/hands/sandbox/hostroot"
-	"hearth/internal/hands/sandbox/reexec"
 )
-
-// keeper is what this binary is started as by us, to keep a sandbox. By gVisor it
-// is started as its parts.
-const keeper = "hearth-gvisor"
-
-func init() {
-	reexec.Register(keeper, keep)
-	for _, part := range []string{"runsc", "runsc-gofer", "runsc-sandbox", "/proc/self/exe"} {
-		reexec.Register(part, func() {
-			go settle()
-			maincli.Main()
-		})
-	}
-}
-
-// settle gives back what starting took, once that should be over: many sandboxes
-// idle for long. Until then nothing is collected, for what starts soon needs most
-// of what it makes.
-func settle() {
-	percent := debug.SetGCPercent(-1)
-	time.Sleep(time.Second)
-	debug.SetGCPercent(percent)
-	debug.FreeOSMemory()
-}
-
-// orders are what a keeper is told, on descriptor 3.
-type orders struct {
-	ID      string
-	Dir     string // the sandbox's own, on the host
-	Workdir string
-	Mnt     string // "" for a directory of the guest's own
-	Rootfs  string // the file that the root is read from; "" for the host's files
-	Hand    string // the file of the guest's first process
-	Users   hostroot.Users
-	Env     map[string]string
-	Limits  sandbox.Limits
-	Image   string // the directory for a checkpoint of the guest
-	From    string // that of the checkpoint it begins with; "" for none
-}
-
-// keep makes the guest's root, in a mount namespace of this process, and
-// becomes the part of gVisor that runs it.
-func keep() {
-	o, err := prepare()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	unix.CloseOnExec(4)
-	go obey(os.NewFile(4, "control"), o.ID, o.flags())
-	os.Args = o.command()
-	go settle()
-	maincli.Main()
-}
-
-func prepare() (o orders, err error) {
-	hand.Shrug()
-	if err := reexec.CloseInherited(5); err != nil {
-		return o, err
-	}
-	from := os.NewFile(3, "orders")
-	if err := json.NewDecoder(from).Decode(&o); err != nil {
-		return o, fmt.Errorf("read the orders: %w", err)
-	}
-	from.Close()
-	if err := o.mountRoot(); err != nil {
-		return o, err
-	}
-	bundle, err := json.Marshal(o.bundle())
-	if err != nil {
-		return o, err
-	}
-	if err := os.WriteFile(filepath.Join(stage, "config.json"), bundle, 0o644); err != nil {
-		return o, err
-	}
-	return o, os.Chdir(stage)
-}
-
-// command starts the guest, or restores it.
-func (o orders) command() []string {
-	if o.From != "" {
-		return append(o.flags(), "restore", "--bundle="+stage, "--image-path="+filepath.Join(stage, "from"), o.ID)
-	}
-	return append(o.flags(), "run", "--bundle="+stage, o.ID)
-}
-
-// flags are gVisor's. The platform is named, for probing another may hang; so is
-// the policy about parts on disk, of which there are none. A guest is restored to
-// what it was made from, but for the users of this host that stand behind its own:
-// those are others on another host, and gVisor would not have it.
-func (o orders) flags() []string {
-	overlay := "--overlay2=root:dir=" + filepath.Join(stage, "scratch")
-	if o.Limits.DiskBytes > 0 {
-		overlay += fmt.Sprintf(",size=%d", o.Limits.DiskBytes)
-	}
-	return []string{
-		"runsc", "--root=" + filepath.Join(stage, "state"), "--platform=systrap", "--network=none", "--ignore-cgroups", overlay,
-		"--host-uds=none", "--host-fifo=none", "--restore-spec-validation=ignore", "--oci-seccomp=false", "--sidecar-usage-policy=LEGACY_DEPRECATED_SLOW_EMBEDDED_FALLBACK",
-	}
-}
 
 // stage is where a keeper lays out what gVisor needs, on a file system that only
 // its own mount namespace has. Those who own the guest's users must be able to
 // reach it, as they may not reach the worker's state.
 const stage = "/run"
 
-func (o orders) mountRoot() error {
+// state is where gVisor keeps what it knows of the guest.
+const state = stage + "/state"
+
+func (o Orders) mountRoot() error {
 	if err := hostroot.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -189,7 +86,7 @@ func (o orders) mountRoot() error {
 }
 
 // makeOwn makes the directories the guest has of its own.
-func (o orders) makeOwn(root string) error {
+func (o Orders) makeOwn(root string) error {
 	for _, name := range []string{"tmp", "var", "var/tmp", "run", "home", "root", "mnt", "srv"} {
 		path := filepath.Join(root, name)
 		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, hostroot.Own[name]), o.Users.Chown(path)); err != nil {

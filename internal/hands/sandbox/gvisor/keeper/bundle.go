@@ -1,4 +1,4 @@
-package gvisor
+package keeper
 
 import (
 	"cmp"
@@ -23,7 +23,7 @@ const (
 var capabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"}
 
 // bundle describes the guest.
-func (o orders) bundle() *specs.Spec {
+func (o Orders) bundle() *specs.Spec {
 	files := uint64(cmp.Or(o.Limits.OpenFiles, defaultOpenFiles))
 	return &specs.Spec{
 		Version:  specs.Version,
@@ -47,7 +47,7 @@ func (o orders) bundle() *specs.Spec {
 	}
 }
 
-func (o orders) mounts() []specs.Mount {
+func (o Orders) mounts() []specs.Mount {
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
@@ -68,7 +68,7 @@ func (o orders) mounts() []specs.Mount {
 
 // annotations have gVisor read the root from a file by itself, and put what is
 // changed in it where it puts what is changed in a root made of the host's files.
-func (o orders) annotations() map[string]string {
+func (o Orders) annotations() map[string]string {
 	if o.Rootfs == "" {
 		return nil
 	}
@@ -84,7 +84,7 @@ func (o orders) annotations() map[string]string {
 
 // mapping puts the sandbox's users behind those of the guest. An ordinary
 // worker's keeper is root in a namespace of its own, with no user but that.
-func (o orders) mapping() []specs.LinuxIDMapping {
+func (o Orders) mapping() []specs.LinuxIDMapping {
 	first := o.Users.First
 	if !o.Users.Many() {
 		first = 0
@@ -92,7 +92,7 @@ func (o orders) mapping() []specs.LinuxIDMapping {
 	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(first), Size: uint32(o.Users.Count)}}
 }
 
-func (o orders) environment() []string {
+func (o Orders) environment() []string {
 	processes := cmp.Or(o.Limits.Processes, defaultProcesses)
 	return sandbox.Environment(o.Env, map[string]string{"SANDBOX_ID": o.ID, guest.Processes: strconv.Itoa(processes)})
 }
