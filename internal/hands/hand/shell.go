@@ -1,7 +1,6 @@
 package hand
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -163,32 +162,28 @@ func (s *shell) close() {
 
 // bash is one bash process. Commands go in by a file, and its standard input tells
 // it to take them from there: what bash reads from a pipe it reads byte by byte, of
-// which each is a system call, and these are dear in some sandboxes. Their exit
-// statuses come back on a descriptor that commands do not see; what they print
-// comes by a pipe whose writing end we hold too, so that we can mark in it where
-// a command's output ends.
+// which each is a system call, and these are dear in some sandboxes. What commands
+// print comes by a pipe, and after it, there, bash says how each has ended.
 type bash struct {
-	cmd      *exec.Cmd
-	stdin    *os.File
-	command  *os.File // in memory; bash shares the place where it is read next
-	statuses *bufio.Reader
-	mark     *os.File // writing end of the output pipe
-	output   *capture
-	ended    chan struct{} // closed when the process has been waited for
-	files    []*os.File    // closed by kill
+	cmd     *exec.Cmd
+	stdin   *os.File
+	command *os.File // in memory; bash shares the place where it is read next
+	printed *os.File // the writing end of the pipe
+	output  *capture
+	ended   chan struct{} // closed when the process has been waited for
+	files   []*os.File    // closed by kill
 }
 
-// Where bash keeps the descriptors for commands, statuses and output. Each command
-// has its output put there anew, whatever the one before did to its own.
-const (
-	commandFD = "60"
-	statusFD  = "61"
-	outputFD  = "62"
-)
+// commandFD is where bash keeps the descriptor for commands.
+const commandFD = "60"
 
-// takeCommand has bash run the text in the file of commands. The backslashes keep
+// Waiting, bash has a variable with what takes a command from the file and runs it,
+// and goOn has it do so. Commands do not see the variable. The backslashes keep
 // aliases out of it.
-const takeCommand = `IFS= \builtin read -rd "" -u` + commandFD + ` _hearth;\builtin eval "$_hearth"` + "\n"
+const (
+	takeCommand = `_hearth='IFS= \builtin read -rd "" -u` + commandFD + ` _hearth;\builtin eval "$_hearth"'` + "\n"
+	goOn        = `\builtin eval "$_hearth"` + "\n"
+)
 
 func (s *shell) startBash() (*bash, error) {
 	var files []*os.File
@@ -199,9 +194,8 @@ func (s *shell) startBash() (*bash, error) {
 	}
 	stdinR, stdinW, err1 := pipe()
 	outputR, outputW, err2 := pipe()
-	statusR, statusW, err3 := pipe()
-	command, err4 := memoryFile()
-	if err4 == nil {
+	command, err3 := memoryFile()
+	if err3 == nil {
 		files = append(files, command)
 	}
 	closeAll := func() {
@@ -209,24 +203,23 @@ func (s *shell) startBash() (*bash, error) {
 			f.Close()
 		}
 	}
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	if err := errors.Join(err1, err2, err3); err != nil {
 		closeAll()
 		return nil, err
 	}
 	cmd := exec.Command("/bin/bash", "--noprofile", "--norc")
 	cmd.Dir, cmd.Env = s.workdir, s.env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdinR, outputW, outputW
-	cmd.ExtraFiles = []*os.File{statusW, command}
+	cmd.ExtraFiles = []*os.File{command}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := s.orphans.start(s.start, cmd); err != nil {
 		closeAll()
 		return nil, err
 	}
 	stdinR.Close()
-	statusW.Close()
 	b := &bash{
-		cmd: cmd, stdin: stdinW, command: command, statuses: bufio.NewReader(statusR), mark: outputW,
-		output: &capture{spill: s.spill}, ended: make(chan struct{}), files: []*os.File{stdinW, command, outputR, outputW, statusR},
+		cmd: cmd, stdin: stdinW, command: command, printed: outputW,
+		output: &capture{spill: s.spill}, ended: make(chan struct{}), files: []*os.File{stdinW, command, outputR, outputW},
 	}
 	go b.output.read(outputR)
 	go func() {
@@ -234,7 +227,7 @@ func (s *shell) startBash() (*bash, error) {
 		s.orphans.forget(cmd.Process.Pid)
 		close(b.ended)
 	}()
-	prepare := fmt.Sprintf("exec %s>&3 3>&- %s<&4 4<&- %s>&1\n", statusFD, commandFD, outputFD)
+	prepare := "exec " + commandFD + "<&3 3<&-\n" + takeCommand
 	if s.processes > 0 {
 		prepare += fmt.Sprintf("ulimit -u %d\n", s.processes)
 	}
@@ -248,50 +241,30 @@ var errEnded = errors.New("bash has ended")
 // has been captured. On any error the process must be killed.
 func (b *bash) execute(ctx context.Context, command string) (int, error) {
 	nonce := rand.Text()
+	said := b.output.await(nonce)
 	if err := b.give(command, nonce); err != nil {
 		return 0, err
 	}
-	if _, err := b.stdin.WriteString(takeCommand); err != nil {
-		return b.endStatus(ctx)
+	if _, err := b.stdin.WriteString(goOn); err != nil {
+		return b.endStatus(ctx, nonce, said)
 	}
-	type answer struct {
-		status int
-		err    error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		for {
-			text, err := b.statuses.ReadString('\n')
-			if err != nil {
-				answered <- answer{err: err}
-				return
-			}
-			if word, number, _ := strings.Cut(strings.TrimSpace(text), " "); word == nonce {
-				status, err := strconv.Atoi(number)
-				answered <- answer{status, err}
-				return
-			}
-		}
-	}()
 	select {
-	case a := <-answered:
-		if a.err != nil {
-			return b.endStatus(ctx)
-		}
-		return a.status, b.settle(ctx)
+	case status := <-said:
+		return strconv.Atoi(status)
 	case <-b.ended:
-		return b.endStatus(ctx)
+		return b.endStatus(ctx, nonce, said)
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 }
 
-// give puts a command where bash takes it from, so that its exit status will be told
-// after the nonce.
+// give puts a command where bash takes it from, so that its exit status will be
+// said with the nonce.
 func (b *bash) give(command, nonce string) error {
-	// A command cannot hold a zero, which ends it here.
-	text := fmt.Sprintf("\\builtin unset -v _hearth; \\builtin eval %s </dev/null >&%[2]s 2>&%[2]s %[2]s>&- %[3]s>&- %[4]s<&-; \\builtin printf '%%s %%s\\n' %[5]s \"$?\" >&%[3]s\x00",
-		quote(strings.ReplaceAll(command, "\x00", "")), outputFD, statusFD, commandFD, nonce)
+	// A command cannot hold a zero, which ends it here. Its standard output and error,
+	// which are the same, are exchanged: what it does to its own is undone with that.
+	text := fmt.Sprintf("\\builtin unset -v _hearth; \\builtin eval %s </dev/null >&2 2>&1 %s<&-; \\builtin printf '\\0%%s %%s\\0' %s \"$?\"; %s\x00",
+		quote(strings.ReplaceAll(command, "\x00", "")), commandFD, nonce, takeCommand)
 	if err := b.command.Truncate(0); err != nil {
 		return err
 	}
@@ -311,31 +284,23 @@ func memoryFile() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "command"), nil
 }
 
-// settle waits until what was printed up to now has been captured.
-func (b *bash) settle(ctx context.Context) error {
-	reached := b.output.await(rand.Text())
-	// The pipe may be full of what is still being printed, so this may block;
-	// killing the shell closes the pipe.
-	go func() { _, _ = b.mark.WriteString(reached.mark) }()
-	select {
-	case <-reached.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// endStatus is the exit status of a bash that has ended.
-func (b *bash) endStatus(ctx context.Context) (int, error) {
+// endStatus is the exit status of a bash that has ended, once all has been captured
+// that was printed until then.
+func (b *bash) endStatus(ctx context.Context, nonce string, said <-chan string) (int, error) {
 	select {
 	case <-b.ended:
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	if err := b.settle(ctx); err != nil {
-		return 0, err
+	// What it has started may go on to print, so that the pipe does not end. It may
+	// be full, too, and this then blocks; killing the shell closes the pipe.
+	go func() { _, _ = b.printed.WriteString("\x00" + nonce + " \x00") }()
+	select {
+	case <-said:
+		return b.cmd.ProcessState.ExitCode(), errEnded
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
-	return b.cmd.ProcessState.ExitCode(), errEnded
 }
 
 // kill ends bash and all it has started in its session's process group.
@@ -356,9 +321,10 @@ func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\'
 type capture struct {
 	spill func() (*os.File, string, error)
 
-	mu    sync.Mutex
-	held  captured       // guarded by mu
-	marks []*reachedMark // guarded by mu; awaited, oldest first
+	mu   sync.Mutex
+	held captured    // guarded by mu
+	mark []byte      // guarded by mu; what precedes the word that is awaited, nil for none
+	said chan string // guarded by mu
 }
 
 // captured is output captured so far.
@@ -371,18 +337,14 @@ type captured struct {
 	full  bool     // no more goes into it
 }
 
-// reachedMark is a text awaited in the output.
-type reachedMark struct {
-	mark string
-	done chan struct{}
-}
-
-func (c *capture) await(mark string) *reachedMark {
-	r := &reachedMark{mark, make(chan struct{})}
+// await gives the word that will be said with a nonce in the output: between it and
+// a zero. All that precedes it there has then been captured. One word is awaited at
+// a time.
+func (c *capture) await(nonce string) <-chan string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.marks = append(c.marks, r)
-	return r
+	c.mark, c.said = []byte("\x00"+nonce+" "), make(chan string, 1)
+	return c.said
 }
 
 // take hands over what was captured and begins anew.
@@ -410,22 +372,25 @@ func (c *capture) read(pipe *os.File) {
 	}
 }
 
-// add captures data, without the mark awaited, and returns what must wait for
-// more to tell whether it is one.
+// add captures data, without the word awaited and its mark, and returns what must
+// wait for more to tell whether it is one.
 func (c *capture) add(data []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.marks) > 0 {
-		mark := []byte(c.marks[0].mark)
-		before, after, found := bytes.Cut(data, mark)
+	if c.mark != nil {
+		before, after, found := bytes.Cut(data, c.mark)
 		if !found {
-			keep := overlap(data, mark)
+			keep := overlap(data, c.mark)
 			c.keep(data[:len(data)-keep])
 			return bytes.Clone(data[len(data)-keep:])
 		}
 		c.keep(before)
-		close(c.marks[0].done)
-		c.marks = c.marks[1:]
+		word, after, ended := bytes.Cut(after, []byte{0})
+		if !ended {
+			return bytes.Clone(data[len(before):])
+		}
+		c.mark = nil
+		c.said <- string(word)
 		data = after
 	}
 	c.keep(data)
