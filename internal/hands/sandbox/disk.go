@@ -23,11 +23,13 @@ type disk struct {
 // unknown is what there was when a call began while there was too much already.
 const unknown = -1
 
-// How often files are measured: often while a call runs, and rarely enough for
-// measuring to take a small part of the time.
+// How often files are measured: often while a call runs or they grow, else
+// rarely; and then only as often as measuring takes a small part of the time,
+// unless what is written in the background would go unseen for too long.
 const (
 	measureBusy = 200 * time.Millisecond
 	measureIdle = 3 * time.Second
+	unseen      = time.Minute
 	shareBusy   = 10
 	shareIdle   = 100
 )
@@ -47,7 +49,7 @@ func (d *disk) watch(done <-chan struct{}) {
 		if d.judge(used) {
 			pause = max(measureBusy, shareBusy*took)
 		} else {
-			pause = max(measureIdle, shareIdle*took)
+			pause = min(max(measureIdle, shareIdle*took), max(unseen, shareBusy*took))
 		}
 	}
 }
@@ -55,7 +57,8 @@ func (d *disk) watch(done <-chan struct{}) {
 // judge ends what has made the files grow beyond the limit: the calls that run,
 // or else, for it must be something in the background, the sandbox. What is
 // beyond the limit and does not grow is left alone, so that it can be removed;
-// and so is what a call that has ended may have written last.
+// and so is what a call that has ended may have written last. It tells whether
+// calls run or the files grow.
 func (d *disk) judge(used int64) (busy bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -72,8 +75,9 @@ func (d *disk) judge(used int64) (busy bool) {
 		d.crossed = true
 		d.kill()
 	}
+	grown := used > d.last
 	d.last, d.settled = used, true
-	return len(d.calls) > 0
+	return grown || len(d.calls) > 0
 }
 
 func (d *disk) exceeded() error {
