@@ -18,9 +18,10 @@ in the same run, and print tables in Markdown.
   events     durable events per second through the API, on SQLite and, with
              HEARTH_DATABASE_URL, on Postgres
   memory     what 1,000 open sessions cost the server
-  sandbox    create → first command, ours and those of bwrap, runc, podman and
-             docker, as far as they are installed (and busybox, for their root)
-  warm       calls, files and idle memory in sandboxes that are there
+  sandbox    create → first command, ours and those of bwrap, runc, runsc, podman
+             and docker, as far as they are installed (and busybox, for their root)
+  warm       calls, files and idle memory in sandboxes that are there, ours and
+             those of runc and runsc
   park       pausing, putting on disk and bringing back
 
 Everything runs in temporary directories. Leave the machine alone meanwhile.`

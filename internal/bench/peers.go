@@ -3,7 +3,6 @@ package bench
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -21,14 +20,14 @@ func peers(ctx context.Context, cfg Config) []contestant {
 		err = smallRoot(root)
 	}
 	if err != nil {
-		cfg.say("  without bwrap, runc, podman and docker: %v", err)
+		cfg.say("  without other ways to a sandbox: %v", err)
 		os.RemoveAll(root)
 		return nil
 	}
 	for _, p := range []struct {
 		name string
 		make func(ctx context.Context, root string) (contestant, error)
-	}{{"bwrap", bwrap}, {"runc", runc}, {"podman", podman}, {"dockerd", docker}} {
+	}{{"bwrap", bwrap}, {"runc", once(runc)}, {"runsc", once(runsc)}, {"podman", podman}, {"dockerd", docker}} {
 		if _, err := exec.LookPath(p.name); err != nil {
 			cfg.say("  without %s: it is not installed", p.name)
 			continue
@@ -76,7 +75,12 @@ func smallRoot(root string) error {
 	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), raw, 0o755); err != nil {
 		return err
 	}
-	return errors.Join(os.Symlink("busybox", filepath.Join(root, "bin/true")), os.Symlink("busybox", filepath.Join(root, "bin/sh")), os.Chmod(root, 0o755))
+	for _, name := range []string{"true", "sh", "sleep"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(root, 0o755)
 }
 
 // command runs a program and tells what it said if it fails.
@@ -95,37 +99,6 @@ func bwrap(_ context.Context, root string) (contestant, error) {
 	return contestant{name: "bwrap", close: func() {}, run: func(ctx context.Context) (func() error, error) {
 		return nothing, command(ctx, nil, "bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true")
 	}}, nil
-}
-
-func runc(ctx context.Context, root string) (contestant, error) {
-	dir, err := os.MkdirTemp("", "hearth-bench-runc-")
-	if err != nil {
-		return contestant{}, err
-	}
-	c := contestant{name: "runc run", close: func() { os.RemoveAll(dir) }}
-	if err := command(ctx, nil, "runc", "spec", "--bundle", dir); err != nil {
-		return c, err
-	}
-	path := filepath.Join(dir, "config.json")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return c, err
-	}
-	var spec map[string]any
-	if err := json.Unmarshal(raw, &spec); err != nil {
-		return c, err
-	}
-	spec["root"] = map[string]any{"path": root, "readonly": true}
-	process := spec["process"].(map[string]any)
-	process["args"], process["terminal"] = []string{"/bin/true"}, false
-	delete(process, "rlimits") // to raise them takes a right that containers lack
-	if raw, err = json.Marshal(spec); err != nil {
-		return c, err
-	}
-	c.run = func(ctx context.Context) (func() error, error) {
-		return nothing, command(ctx, nil, "runc", "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, "bench-"+newID())
-	}
-	return c, os.WriteFile(path, raw, 0o644)
 }
 
 func podman(_ context.Context, root string) (contestant, error) {
