@@ -11,7 +11,6 @@ import (
 
 	"hearth/api"
 	"hearth/internal/db"
-	"hearth/internal/db/dbtest"
 )
 
 // bad is a request that must be refused.
@@ -332,7 +331,7 @@ func every(t *testing.T) int {
 func TestGeneratedBodies(t *testing.T) {
 	t.Parallel()
 	c := readContract(t)
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
 		made, step, before := 0, every(t), s.state()
@@ -397,7 +396,7 @@ var hostileIDs = map[string]string{
 // TestHostileIDs puts ids that no object has into every place of every path.
 func TestHostileIDs(t *testing.T) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
 		made, step, n, before := 0, every(t), 0, s.state()
@@ -491,7 +490,7 @@ var open = []string{"types[]"}
 func TestBadParameters(t *testing.T) {
 	t.Parallel()
 	c := readContract(t)
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		s := b.site()
 		cursors := s.cursors()

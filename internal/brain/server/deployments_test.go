@@ -14,7 +14,6 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/deployment"
 	"hearth/internal/db"
-	"hearth/internal/db/dbtest"
 )
 
 var deploymentVerdicts = map[string]verdict{
@@ -422,7 +421,7 @@ func (f *flaky) StartDeployed(ctx context.Context, workspaceID string, s deploym
 // has begun and not ended is ended by another, with one session.
 func TestDeploymentServers(t *testing.T) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		agent, env := b.agent(), b.environment()
 		b.clock.set(t, "2026-01-01T00:00:00Z")

@@ -79,8 +79,13 @@ func (b *brain) as(key string) *brain {
 // each runs a test on each database.
 func each(t *testing.T, test func(t *testing.T, b *brain), adapt ...func(*Config)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d, adapt...)) })
+	migrated.Each(t, func(t *testing.T, d *db.DB) { test(t, newBrain(t, d, adapt...)) })
 }
+
+// migrated has the tables of all packages.
+var migrated = dbtest.NewTemplate(func(tb testing.TB, d *db.DB) {
+	newStores(tb, tb.Context(), stand{db: d, log: slog.New(slog.DiscardHandler), clock: &testClock{}})
+})
 
 // signingKey signs sessions tokens.
 const signingKey = "a key that signs only in this test"
@@ -97,48 +102,14 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	b := &brain{t: t, ctx: ctx, key: secret.New(secret.PrefixAPIKey), log: &safeBuffer{}, issuer: oidctest.New(t), given: &credentials{}, scheduled: &scheduled{}}
 	b.keepSecret(b.key)
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	sessions, err := session.New(ctx, session.Config{DB: d})
-	must(t, err)
-	q, err := queue.New(ctx, queue.Config{
-		DB: d, Log: log, SigningKey: []byte(signingKey), TokenGrace: time.Nanosecond,
-		Sessions: sessions,
-	})
-	must(t, err)
-	sessions.UseQueue(q)
-	agents, err := agent.New(ctx, d)
-	must(t, err)
-	environments, err := environment.New(ctx, d)
-	must(t, err)
+	var err error
 	b.signOn, err = auth.NewSignOn(auth.SignOnConfig{Issuer: b.issuer.URL, Audience: oidctest.Audience, Grants: signOnGrants, Log: log})
 	must(t, err)
-	keys, err := auth.New(ctx, auth.Config{DB: d, Environments: environments, Queue: q, SignOn: b.signOn, Log: log})
-	must(t, err)
-	must(t, keys.EnsureAPIKey(ctx, "test", b.key))
-	b.sessions = sessions
-	blobs := memblob.OpenBucket(nil)
-	b.blobs = blobs
-	t.Cleanup(func() { must(t, blobs.Close()) })
-	files, err := file.New(ctx, file.Config{DB: d, Blobs: blobs, SessionExists: sessions.Exists, Log: log})
-	must(t, err)
-	sessions.UseFiles(files)
-	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: blobs, Log: log})
-	must(t, err)
-	agents.UseSkills(skills)
-	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
-	must(t, err)
-	memories, err := memory.New(ctx, memory.Config{DB: d, Log: log})
-	must(t, err)
-	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
-	must(t, err)
-	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
-	must(t, err)
-	profiles, err := profile.New(ctx, d)
-	must(t, err)
-	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
-	must(t, err)
-
-	webhooks, err := newWebhooks(ctx, d, sealer, log)
-	must(t, err)
+	b.blobs = memblob.OpenBucket(nil)
+	t.Cleanup(func() { must(t, b.blobs.Close()) })
+	config := newStores(t, ctx, stand{d, b.blobs, b.signOn, &b.clock, log})
+	must(t, config.Keys.EnsureAPIKey(ctx, "test", b.key))
+	b.sessions, b.deployments = config.Sessions, config.Deployments
 	serving, stop := context.WithCancel(ctx)
 	b.model = fakemodel.New()
 	t.Cleanup(b.model.Close)
@@ -146,25 +117,17 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 	b.keepSecret(fakemodel.Key)
 	passing, err := gateway.New(gateway.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key})
 	must(t, err)
-	config := Config{
-		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer, Gateway: passing,
-		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories, Webhooks: webhooks,
-		Log: log, PingInterval: pingInterval, Stopping: serving,
-	}
-	b.deployments, err = newDeployments(ctx, config, &b.clock)
-	must(t, err)
-	config.Deployments = b.deployments
-	tellWebhooks(config)
+	config.Gateway, config.PingInterval, config.Stopping = passing, pingInterval, serving
 	for _, change := range adapt {
 		change(&config)
 	}
 	srv := httptest.NewServer(New(config))
 	thinking := make(chan error, 1)
 	go func() {
-		thinking <- loop.New(loop.Config{Sessions: sessions, Adapter: rehearsal.New(), Skills: skills.Describe, OpenFile: files.Open, Log: log}).Run(serving)
+		thinking <- loop.New(loop.Config{Sessions: config.Sessions, Adapter: rehearsal.New(), Skills: config.Skills.Describe, OpenFile: config.Files.Open, Log: log}).Run(serving)
 	}()
 	delivering := make(chan error, 1)
-	go func() { delivering <- webhooks.Run(serving) }()
+	go func() { delivering <- config.Webhooks.Run(serving) }()
 	b.url, b.stop = srv.URL, stop
 	b.http = &http.Client{Transport: strict{t, openapitest.Transport(t, srv.Client().Transport)}}
 	t.Cleanup(func() {
@@ -180,6 +143,63 @@ func newBrain(t *testing.T, d *db.DB, adapt ...func(*Config)) *brain {
 		b.checkLog()
 	})
 	return b
+}
+
+// stand is what stores stand on.
+type stand struct {
+	db     *db.DB
+	blobs  *blob.Bucket
+	signOn *auth.SignOn
+	clock  *testClock
+	log    *slog.Logger
+}
+
+// newStores opens every store there is, and makes its tables if they are not there.
+func newStores(t testing.TB, ctx context.Context, on stand) Config {
+	t.Helper()
+	d, log := on.db, on.log
+	sessions, err := session.New(ctx, session.Config{DB: d})
+	must(t, err)
+	q, err := queue.New(ctx, queue.Config{
+		DB: d, Log: log, SigningKey: []byte(signingKey), TokenGrace: time.Nanosecond,
+		Sessions: sessions,
+	})
+	must(t, err)
+	sessions.UseQueue(q)
+	agents, err := agent.New(ctx, d)
+	must(t, err)
+	environments, err := environment.New(ctx, d)
+	must(t, err)
+	keys, err := auth.New(ctx, auth.Config{DB: d, Environments: environments, Queue: q, SignOn: on.signOn, Log: log})
+	must(t, err)
+	files, err := file.New(ctx, file.Config{DB: d, Blobs: on.blobs, SessionExists: sessions.Exists, Log: log})
+	must(t, err)
+	sessions.UseFiles(files)
+	skills, err := skill.New(ctx, skill.Config{DB: d, Blobs: on.blobs, Log: log})
+	must(t, err)
+	agents.UseSkills(skills)
+	sealer, err := seal.New(ctx, d, localsecrets.NewKeeper([32]byte{1}))
+	must(t, err)
+	memories, err := memory.New(ctx, memory.Config{DB: d, Log: log})
+	must(t, err)
+	vaults, err := vault.New(ctx, vault.Config{DB: d, Sealer: sealer, Client: calling(t), Log: log})
+	must(t, err)
+	tunnels, err := tunnel.New(ctx, tunnel.Config{DB: d, Sealer: sealer})
+	must(t, err)
+	profiles, err := profile.New(ctx, d)
+	must(t, err)
+	dreams, err := dream.New(ctx, dream.Config{DB: d, Memories: anyMemory{}, Sessions: sessions})
+	must(t, err)
+	webhooks, err := newWebhooks(ctx, d, sealer, log)
+	must(t, err)
+	config := Config{
+		DB: d, Keys: keys, Agents: agents, Environments: environments, Sessions: sessions, Queue: q, Files: files, Skills: skills, Vaults: vaults, Sealer: sealer,
+		Tunnels: tunnels, Profiles: profiles, Dreams: dreams, Memories: memories, Webhooks: webhooks, Log: log,
+	}
+	config.Deployments, err = newDeployments(ctx, config, on.clock)
+	must(t, err)
+	tellWebhooks(config)
+	return config
 }
 
 // strict fails the test for every answer that is not as the contract has it,
@@ -229,7 +249,7 @@ func (s *safeBuffer) String() string {
 	return s.buf.String()
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

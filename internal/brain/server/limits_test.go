@@ -12,12 +12,11 @@ import (
 	"hearth/api"
 	"hearth/internal/brain/auth"
 	"hearth/internal/db"
-	"hearth/internal/db/dbtest"
 )
 
 func TestRateLimits(t *testing.T) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d, func(c *Config) { c.Limits = Limits{Create: 1000, Read: 40} })
 		s := b.site()
 		reader, other := b.apiKey(auth.RoleViewer, nil), b.apiKey(auth.RoleViewer, nil)

@@ -12,7 +12,6 @@ import (
 	"hearth/internal/brain/auth"
 	"hearth/internal/brain/outbound"
 	"hearth/internal/db"
-	"hearth/internal/db/dbtest"
 	"hearth/test/fakeoauth"
 )
 
@@ -60,7 +59,7 @@ var vaultForms = []form{
 }
 
 // calling is the network of these tests' servers: this machine, beside what is public.
-func calling(t *testing.T) *http.Client {
+func calling(t testing.TB) *http.Client {
 	t.Helper()
 	allowed, err := outbound.ParseAllowed([]string{"127.0.0.1"})
 	must(t, err)
@@ -436,7 +435,7 @@ func TestValidation(t *testing.T) {
 // answer, in the log or in a row.
 func TestVaultSecretsStayInside(t *testing.T) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	migrated.Each(t, func(t *testing.T, d *db.DB) {
 		b := newBrain(t, d)
 		server := fakeoauth.New(t, "zeroth-access-token", "zeroth-refresh-token")
 		server.Secret = "secret-of-the-client"

@@ -140,7 +140,7 @@ func (b *brain) site() *site {
 	s.call = b.awaitIdle(s.session.ID).EventIDs[0]
 	s.ids = map[string]string{
 		"agent_id": s.agent.ID, "environment_id": s.env.ID, "key_id": s.key.ID,
-		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call, "unique": unique(),
+		"session_id": s.session.ID, "work_id": s.work.ID, "call_id": s.call,
 	}
 	maps.Copy(s.ids, memories)
 	s.addFiles()
@@ -177,6 +177,7 @@ func (s *site) ask(credential string, rt route) answer {
 // askWith asks with the body of a verdict.
 func (s *site) askWith(v verdict, credential string, rt route) answer {
 	s.t.Helper()
+	s.ids["unique"] = unique()
 	switch {
 	case v.files != nil:
 		files := map[string]string{}
@@ -469,10 +470,11 @@ func (s *site) wantRefusal(what string, a answer, want int) {
 }
 
 // TestEntry walks every route with every credential that it takes, API keys with
-// the least role; each on objects that nothing has touched, but what only reads.
+// the least role; each on objects that nothing has touched, but what only reads,
+// makes another or renames.
 func TestEntry(t *testing.T) {
 	each(t, func(t *testing.T, b *brain) {
-		reading := b.site()
+		shared := b.site()
 		keys := map[auth.Role]string{"": b.key, auth.RoleViewer: b.apiKey(auth.RoleViewer, nil).Key, auth.RoleDeveloper: b.apiKey(auth.RoleDeveloper, nil).Key, auth.RoleAdmin: b.apiKey(auth.RoleAdmin, nil).Key}
 		for _, rt := range (&server{}).routes() {
 			name := rt.method + " " + rt.path
@@ -481,8 +483,8 @@ func TestEntry(t *testing.T) {
 				if want >= 400 {
 					continue
 				}
-				s := reading
-				if rt.method != "GET" || strings.HasSuffix(rt.path, "/work/poll") {
+				s := shared
+				if spends(rt) {
 					s = b.site()
 				}
 				credential := map[string]string{"an API key": keys[v.role], "an environment key": s.key.Key, "a sessions token": s.token}[kind]
@@ -492,6 +494,18 @@ func TestEntry(t *testing.T) {
 			}
 		}
 	})
+}
+
+// spends tells whether a route may leave objects as others cannot use them.
+func spends(rt route) bool {
+	switch {
+	case rt.method == "GET":
+		return strings.HasSuffix(rt.path, "/work/poll")
+	case rt.method == "POST":
+		makes, renames := !strings.Contains(rt.path, "{"), strings.HasSuffix(rt.path, "}")
+		return !makes && !renames
+	}
+	return true
 }
 
 // TestPublicRoutesTakeAnyone: a probe needs no credential, and a bad one does

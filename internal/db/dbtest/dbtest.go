@@ -29,6 +29,84 @@ func Each(t *testing.T, test func(t *testing.T, d *db.DB)) {
 	t.Run("postgres", func(t *testing.T) { test(t, OpenPostgres(t)) })
 }
 
+// Template is a database that was prepared once, and that tests get copies of:
+// to make all tables anew for each of them takes longer than many a test.
+type Template struct {
+	prepare  func(tb testing.TB, d *db.DB)
+	sqlite   once[[]byte] // the file
+	postgres once[string] // the database's name in the cluster
+}
+
+// NewTemplate makes a template of what prepare does to an empty database. What it
+// needs besides must not outlast the test it is called for.
+func NewTemplate(prepare func(tb testing.TB, d *db.DB)) *Template { return &Template{prepare: prepare} }
+
+// Each runs the test once on a copy of each database.
+func (m *Template) Each(t *testing.T, test func(t *testing.T, d *db.DB)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { test(t, m.openSQLite(t)) })
+	t.Run("postgres", func(t *testing.T) { test(t, Open(t, m.PostgresURL(t))) })
+}
+
+func (m *Template) openSQLite(tb testing.TB) *db.DB {
+	tb.Helper()
+	file := m.sqlite.get(tb, func() []byte {
+		path := filepath.Join(tb.TempDir(), "template.db")
+		m.fill(tb, "sqlite://"+path)
+		file, err := os.ReadFile(path)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return file
+	})
+	path := filepath.Join(tb.TempDir(), "hearth.db")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return Open(tb, "sqlite://"+path)
+}
+
+// PostgresURL is that of a copy, as the function of that name.
+func (m *Template) PostgresURL(tb testing.TB) string {
+	tb.Helper()
+	running(tb)
+	name := m.postgres.get(tb, func() string {
+		name := newDatabase(tb, "template0")
+		m.fill(tb, cluster().url(name))
+		return name
+	})
+	return cluster().url(newDatabase(tb, name))
+}
+
+// fill prepares the database at url and closes it.
+func (m *Template) fill(tb testing.TB, url string) {
+	tb.Helper()
+	d, err := db.Open(tb.Context(), db.Config{URL: url})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m.prepare(tb, d)
+	if err := d.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// once makes a value once. Should that fail, it has failed for all who ask.
+type once[T any] struct {
+	sync.Once
+	made  bool
+	value T
+}
+
+func (o *once[T]) get(tb testing.TB, make func() T) T {
+	tb.Helper()
+	o.Do(func() { o.value, o.made = make(), true })
+	if !o.made {
+		tb.Fatal("the template could not be made; another test says why")
+	}
+	return o.value
+}
+
 // SQLiteURL names a new SQLite database.
 func SQLiteURL(tb testing.TB) string {
 	return "sqlite://" + filepath.Join(tb.TempDir(), "hearth.db")
@@ -59,24 +137,35 @@ func Open(tb testing.TB, url string) *db.DB {
 // skips the test, saying why, where there is no Postgres.
 func PostgresURL(tb testing.TB) string {
 	tb.Helper()
-	c := cluster()
-	if c.missing != "" {
+	running(tb)
+	return cluster().url(newDatabase(tb, "template0"))
+}
+
+// running skips the test where there is no Postgres.
+func running(tb testing.TB) {
+	tb.Helper()
+	switch c := cluster(); {
+	case c.missing != "":
 		tb.Skip(c.missing)
-	}
-	if c.err != nil {
+	case c.err != nil:
 		tb.Fatalf("start Postgres: %v", c.err)
 	}
-	name := fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))
+}
+
+// newDatabase makes a copy of a database that nobody is connected to.
+func newDatabase(tb testing.TB, of string) (name string) {
+	tb.Helper()
+	name = fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))
 	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, c.url("postgres"))
+	conn, err := pgx.Connect(ctx, cluster().url("postgres"))
 	if err != nil {
 		tb.Fatalf("connect to Postgres: %v", err)
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+of); err != nil {
 		tb.Fatalf("create a database: %v", err)
 	}
-	return c.url(name)
+	return name
 }
 
 var databases atomic.Int64
