@@ -35,27 +35,42 @@ type brain struct {
 // each runs a test on each database.
 func each(t *testing.T, test func(b *brain)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(newBrain(t, d)) })
+	migrated.Each(t, func(t *testing.T, d *db.DB) { test(newBrain(t, d)) })
 }
+
+// migrated has the tables of sessions and of the queue.
+var migrated = dbtest.NewTemplate(func(tb testing.TB, d *db.DB) {
+	if _, err := newSessions(tb.Context(), d); err != nil {
+		tb.Fatal(err)
+	}
+})
 
 func newBrain(t *testing.T, d *db.DB) *brain {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
-	sessions, err := session.New(ctx, session.Config{DB: d, RunTTL: 2 * time.Second})
+	sessions, err := newSessions(ctx, d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.New(ctx, queue.Config{DB: d, SigningKey: make([]byte, 32), Sessions: sessions})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sessions.UseQueue(q)
 	b := &brain{t: t, ctx: ctx, db: d, sessions: sessions, model: fakemodel.Start(t)}
 	b.cfg = loop.Config{
 		Sessions: sessions, Adapter: anthropic.New(anthropic.Config{BaseURL: b.model.URL(), APIKey: fakemodel.Key}),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Backoff: time.Millisecond, RenewEvery: 200 * time.Millisecond,
 	}
 	return b
+}
+
+func newSessions(ctx context.Context, d *db.DB) (*session.Store, error) {
+	sessions, err := session.New(ctx, session.Config{DB: d, RunTTL: 2 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	q, err := queue.New(ctx, queue.Config{DB: d, SigningKey: make([]byte, 32), Sessions: sessions})
+	if err != nil {
+		return nil, err
+	}
+	sessions.UseQueue(q)
+	return sessions, nil
 }
 
 // run starts a loop; stop ends it and waits for it, at the latest with the test.

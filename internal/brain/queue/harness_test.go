@@ -30,13 +30,16 @@ type bench struct {
 // each runs a test on each database.
 func each(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBench(t, d)) })
+	migrated.Each(t, func(t *testing.T, d *db.DB) { test(t, newBench(t, d)) })
 }
+
+// migrated has the queue's tables.
+var migrated = dbtest.NewTemplate(func(tb testing.TB, d *db.DB) { newBench(tb, d) })
 
 // maxOffers is the cap of the queues under test.
 const maxOffers = 4
 
-func newBench(t *testing.T, d *db.DB) *bench {
+func newBench(t testing.TB, d *db.DB) *bench {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	b := &bench{
@@ -50,7 +53,7 @@ func newBench(t *testing.T, d *db.DB) *bench {
 }
 
 // server is one more server's queue on the same clock and needs.
-func (b *bench) server(t *testing.T, d *db.DB) *Queue {
+func (b *bench) server(t testing.TB, d *db.DB) *Queue {
 	t.Helper()
 	q, err := New(b.ctx, Config{
 		DB: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), SigningKey: []byte("a key that signs only in this test"),

@@ -65,10 +65,13 @@ var (
 // each runs a test on each database.
 func each(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Parallel()
-	dbtest.Each(t, func(t *testing.T, d *db.DB) { test(t, newBench(t, d)) })
+	migrated.Each(t, func(t *testing.T, d *db.DB) { test(t, newBench(t, d)) })
 }
 
-func newBench(t *testing.T, d *db.DB) *bench {
+// migrated has the tables of sessions and of the queue.
+var migrated = dbtest.NewTemplate(func(tb testing.TB, d *db.DB) { newBench(tb, d) })
+
+func newBench(t testing.TB, d *db.DB) *bench {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	b := &bench{ctx: ctx, db: d, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
@@ -86,7 +89,7 @@ func newBench(t *testing.T, d *db.DB) *bench {
 }
 
 // server is one more server's store, on the same clock and without a queue.
-func (b *bench) server(t *testing.T, d *db.DB) *Store {
+func (b *bench) server(t testing.TB, d *db.DB) *Store {
 	t.Helper()
 	s, err := New(b.ctx, Config{DB: d, RunTTL: runTTL, Prices: testPrices})
 	if err != nil {
