@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,7 +98,7 @@ func (s *Store) path(hex, ext string) string { return filepath.Join(s.dir, hex+e
 // unless it is in the cache. Where a registry cannot be reached, what the name
 // stood for when it last could is taken, with a warning.
 func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
-	if i := s.pinned(ref); i != nil {
+	if i := s.pinned(ctx, ref); i != nil {
 		return i, nil
 	}
 	src, err := open(ctx, ref, s.dir)
@@ -106,7 +107,7 @@ func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
 		return s.keep(ctx, ref, src)
 	}
 	if known := s.byRef(ref); known != "" && !isPath(ref) && ctx.Err() == nil {
-		if i, e := s.use(known); e == nil {
+		if i, e := s.use(ctx, known); e == nil {
 			s.log.Warn("could not ask the registry about an image; using what is in the cache", "image", ref, "digest", i.Digest, "error", err)
 			return i, nil
 		}
@@ -115,11 +116,11 @@ func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
 }
 
 // pinned returns an image of the cache whose name says which it is.
-func (s *Store) pinned(ref string) *Image {
+func (s *Store) pinned(ctx context.Context, ref string) *Image {
 	if !strings.Contains(ref, "@sha256:") || isPath(ref) {
 		return nil
 	}
-	i, err := s.use(s.byRef(ref))
+	i, err := s.use(ctx, s.byRef(ref))
 	if err != nil {
 		return nil
 	}
@@ -149,25 +150,38 @@ func (s *Store) keep(ctx context.Context, ref string, src source) (*Image, error
 	if err != nil {
 		return nil, fmt.Errorf("read the image %s: %w", ref, err)
 	}
-	i, err := s.use(digest.Hex)
-	if err != nil {
-		if err = s.convert(ctx, ref, digest, src); err != nil {
-			return nil, fmt.Errorf("make a file system of the image %s: %w", ref, err)
+	for made := false; ; {
+		i, err := s.use(ctx, digest.Hex)
+		if err == nil {
+			if made {
+				s.evict()
+			}
+			return i, s.name(i, ref)
 		}
-		if i, err = s.use(digest.Hex); err != nil {
+		if made || ctx.Err() != nil {
 			return nil, err
 		}
-		s.evict()
+		switch err := s.convert(ctx, ref, digest, src); {
+		case err == nil:
+			made = true
+		case errors.Is(err, ErrBusy):
+			wait(ctx)
+		default:
+			return nil, fmt.Errorf("make a file system of the image %s: %w", ref, err)
+		}
 	}
-	return i, s.name(i, ref)
 }
 
-// use takes an image that is in the cache into use.
-func (s *Store) use(hex string) (*Image, error) {
+// use takes an image that is in the cache into use, once nobody is making it.
+func (s *Store) use(ctx context.Context, hex string) (*Image, error) {
 	if hex == "" {
 		return nil, fs.ErrNotExist
 	}
 	lock, err := s.lock(hex, unix.LOCK_SH)
+	for errors.Is(err, ErrBusy) && ctx.Err() == nil {
+		wait(ctx)
+		lock, err = s.lock(hex, unix.LOCK_SH)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -186,21 +200,30 @@ func (s *Store) use(hex string) (*Image, error) {
 	return i, nil
 }
 
-// lock takes an image's lock: shared for those who use it, exclusive for who makes
-// or removes it. The lock's file stays, or two could hold what seems the same.
+// lockRetry is about how long to wait for who makes an image between two looks.
+const lockRetry = 20 * time.Millisecond
+
+func wait(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(lockRetry/2 + rand.N(lockRetry)):
+	}
+}
+
+// lock takes an image's lock, or returns ErrBusy: shared for those who use it,
+// exclusive for who makes or removes it. Nobody waits for the exclusive one: who
+// wanted to make what has just been made would wait for its users. The lock's file
+// stays, or two could hold what seems the same.
 func (s *Store) lock(hex string, how int) (*os.File, error) {
 	f, err := os.OpenFile(s.path(hex, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
 		return nil, err
 	}
 	return f, nil
@@ -255,7 +278,8 @@ func (s *Store) name(i *Image, ref string) error {
 	return s.write(hexOf(i.Digest), i.Entry)
 }
 
-// convert writes an image as a file system, once, however many ask for it.
+// convert writes an image as a file system, once, however many ask for it. It
+// returns ErrBusy while somebody else does.
 func (s *Store) convert(ctx context.Context, ref string, digest v1.Hash, src source) error {
 	lock, err := s.lock(digest.Hex, unix.LOCK_EX)
 	if err != nil {
@@ -366,7 +390,7 @@ func (w *watched) Read(p []byte) (int, error) {
 func (s *Store) List() ([]Entry, error) {
 	entries, err := s.entries()
 	for i, e := range entries {
-		if lock, err := s.lock(hexOf(e.Digest), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if lock, err := s.lock(hexOf(e.Digest), unix.LOCK_EX); err == nil {
 			lock.Close()
 		} else {
 			entries[i].Busy = true
@@ -395,7 +419,8 @@ func (s *Store) entries() ([]Entry, error) {
 	return entries, nil
 }
 
-// ErrBusy says that an image cannot be removed, because a worker uses it.
+// ErrBusy says that an image cannot be made or removed, because a worker makes it
+// or uses it.
 var ErrBusy = errors.New("the image is in use")
 
 // Remove removes an image by its digest, or by a name it was asked for by.
@@ -410,10 +435,7 @@ func (s *Store) Remove(which string) error {
 }
 
 func (s *Store) remove(hex string) error {
-	lock, err := s.lock(hex, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrBusy
-	}
+	lock, err := s.lock(hex, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -463,7 +485,7 @@ func (s *Store) shrink(limit int64) (freed int64, err error) {
 func (s *Store) tidy() (err error) {
 	left, _ := filepath.Glob(filepath.Join(s.dir, "*.new")) // a constant pattern is well-formed
 	for _, f := range left {
-		lock, e := s.lock(strings.TrimSuffix(filepath.Base(f), ".new"), unix.LOCK_EX|unix.LOCK_NB)
+		lock, e := s.lock(strings.TrimSuffix(filepath.Base(f), ".new"), unix.LOCK_EX)
 		if e != nil {
 			continue // it is being written
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -293,6 +294,27 @@ func TestConvertedOnce(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
 		t.Errorf("left are %q", left)
 	}
+}
+
+// TestUsersAreNotWaitedFor: who finds, about to make an image, that somebody else
+// has made it meanwhile, does not wait until nobody uses that.
+func TestUsersAreNotWaitedFor(t *testing.T) {
+	h, s := newHub(t), newStore(t, t.TempDir(), 0)
+	ref := h.push(t, "a:b", build(t, archive(t, file("a", "1"))))
+	get(t, s, ref)
+	src, err := open(t.Context(), ref, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.cleanup()
+	digest, err := src.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.convert(t.Context(), ref, digest, src); !errors.Is(err, ErrBusy) {
+		t.Errorf("to make what is in use: %v", err)
+	}
+	get(t, s, ref)
 }
 
 func TestRegistryGone(t *testing.T) {
