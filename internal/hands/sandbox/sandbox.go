@@ -105,7 +105,8 @@ type Sandbox interface {
 	// Terminal opens a terminal inside, for a person; it is closed when ctx ends.
 	Terminal(ctx context.Context, t hand.Terminal) (*hand.Screen, error)
 	// Pause stops everything inside where it is, and Resume lets it go on. A
-	// call waits meanwhile. A host that cannot is an error.
+	// call waits meanwhile. A host that cannot is an error; ctx that ends first ends
+	// the sandbox.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// Done is closed when the sandbox has died or been destroyed.

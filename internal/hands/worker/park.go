@@ -51,6 +51,10 @@ var buildID = sync.OnceValues(func() (string, error) {
 	return hex.EncodeToString(raw), err
 })
 
+// parkTimeout bounds the writing of a sandbox, which the worker has a place for
+// only so long: what runs in it may have been made to keep it from coming to rest.
+const parkTimeout = 5 * time.Minute
+
 // park writes a session's sandbox to disk and destroys it. What goes wrong costs
 // the session its shell and background jobs, not its files.
 func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sandbox.Spec) error {
@@ -71,7 +75,9 @@ func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sand
 	if err != nil {
 		return errors.Join(err, s.Destroy(ctx))
 	}
-	err = s.Checkpoint(ctx, filepath.Join(passing, imageDir))
+	writing, cancel := context.WithTimeout(ctx, parkTimeout)
+	defer cancel()
+	err = s.Checkpoint(writing, filepath.Join(passing, imageDir))
 	if err == nil {
 		err = os.Rename(passing, final)
 	}

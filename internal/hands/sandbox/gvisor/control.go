@@ -1,6 +1,7 @@
 package gvisor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,10 +35,12 @@ func newControl() (*control, *os.File, error) {
 	return &control{conn: conn}, theirs, nil
 }
 
-// ask has the keeper do something. A keeper that ends meanwhile is an error.
-func (c *control) ask(do string) error {
+// ask has the keeper do something. A keeper that ends meanwhile is an error. When ctx
+// ends, so does the keeper: nobody knows what state its guest is in.
+func (c *control) ask(ctx context.Context, do string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
 	var r keeper.Reply
 	err := json.NewEncoder(c.conn).Encode(keeper.Request{Do: do})
 	if err == nil {
@@ -45,6 +48,9 @@ func (c *control) ask(do string) error {
 	}
 	if err == nil && r.Error != "" {
 		err = errors.New(r.Error)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("%s the sandbox: %w", do, err)

@@ -10,8 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/gvisor"
@@ -115,6 +120,50 @@ func TestOnImage(t *testing.T) {
 	onImage := sandboxtest.OnImage(t, newEngine)
 	sandboxtest.ExerciseSome(t, onImage, sandboxtest.OfRoots...)
 	t.Run("parking", func(t *testing.T) { sandboxtest.ExerciseParking(t, onImage) })
+}
+
+// TestGuestThatDoesNotPark: a guest's kernel that does not answer is not waited for
+// without end, and not left behind.
+func TestGuestThatDoesNotPark(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	s, err := newEngine(state).Create(t.Context(), sandbox.Spec{ID: strings.ToLower(rand.Text()), Workdir: filepath.Join(state, "work")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
+	kernel := kernelOf(t, s.ID())
+	if err := unix.Kill(kernel, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := s.(sandbox.Checkpointer).Checkpoint(ctx, filepath.Join(state, "image")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a guest that does not answer is parked with %v", err)
+	}
+	if err := unix.Kill(kernel, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("its kernel is still there: %v", err)
+	}
+}
+
+// kernelOf is the process of a guest's kernel on the host.
+func kernelOf(t *testing.T, id string) (pid int) {
+	t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range processes {
+		raw, _ := os.ReadFile(path) // it may have ended
+		if args := strings.Split(string(raw), "\x00"); args[0] == "runsc-sandbox" && slices.Contains(args, id) {
+			if pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path))); err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("the sandbox %s has no kernel", id)
+	return 0
 }
 
 // TestUpgradeUnderSandbox: what has started a sandbox is what checkpoints it, though

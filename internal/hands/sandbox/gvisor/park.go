@@ -21,10 +21,10 @@ type guestSandbox struct {
 
 // Pause implements sandbox.Sandbox. The guest's own kernel stops: to freeze it
 // from outside would surprise it in the middle of what it does for its processes.
-func (s *guestSandbox) Pause(context.Context) error { return s.control.ask(keeper.Pause) }
+func (s *guestSandbox) Pause(ctx context.Context) error { return s.control.ask(ctx, keeper.Pause) }
 
 // Resume implements sandbox.Sandbox.
-func (s *guestSandbox) Resume(context.Context) error { return s.control.ask(keeper.Resume) }
+func (s *guestSandbox) Resume(ctx context.Context) error { return s.control.ask(ctx, keeper.Resume) }
 
 // Destroy implements sandbox.Sandbox.
 func (s *guestSandbox) Destroy(ctx context.Context) error {
@@ -36,15 +36,16 @@ func (s *guestSandbox) Destroy(ctx context.Context) error {
 func (s *guestSandbox) Checkpoint(ctx context.Context, dir string) error {
 	err := s.Pause(ctx)
 	if err == nil {
-		err = s.control.ask(keeper.Checkpoint)
+		err = s.control.ask(ctx, keeper.Checkpoint)
 	}
 	if err == nil {
 		err = os.Rename(s.image, dir)
 	}
+	destroyed := s.Destroy(context.WithoutCancel(ctx))
 	if err != nil {
-		return fmt.Errorf("checkpoint sandbox %s: %w", s.ID(), errors.Join(err, s.Destroy(ctx)))
+		return fmt.Errorf("checkpoint sandbox %s: %w", s.ID(), errors.Join(err, destroyed))
 	}
-	return s.Destroy(ctx)
+	return destroyed
 }
 
 // Owner implements sandbox.Parker.
