@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"sync"
+	"time"
 
 	"hearth/internal/hands/hand"
 )
@@ -86,8 +87,14 @@ func (c child) Kill() { _ = c.cmd.Process.Kill() }
 
 func (c child) Wait() { _ = c.cmd.Wait() } // how it ended is of no use
 
+// startTimeout bounds the start of a sandbox: one that is restored may have been
+// left so that it never says it is ready.
+const startTimeout = 5 * time.Minute
+
 // Run starts the hand of a sandbox and waits until it is ready.
 func (l Launch) Run(ctx context.Context) (*Child, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	if l.Process == nil {
 		l.Process = child{l.Cmd, l.Start}
 	}
