@@ -1,11 +1,13 @@
 package hand
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // ErrGone is returned by calls on a hand that has ended or is unreachable.
@@ -98,8 +100,13 @@ func (c *Client) gone() {
 // Done is closed when the hand is gone.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
+// grace is how much longer than a call may take its answer is waited for: a hand
+// keeps to the time itself, unless what runs beside it has stopped it.
+var grace = time.Minute
+
 // Call runs one tool call. The error is about the hand, never about the tool.
-// When ctx ends the tool is stopped, and Call returns without its result.
+// When ctx ends the tool is stopped, and Call returns without its result. A hand
+// that does not answer is as one that is gone; whoever has started it ends it.
 func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
 	answer := make(chan Result, 1)
 	c.mu.Lock()
@@ -113,24 +120,36 @@ func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
 	}
 	c.waiting[call.ID] = answer
 	c.mu.Unlock()
-	if err := c.out.write(frame{Kind: frameCall, Call: &call}); err != nil {
-		c.forget(call.ID)
-		return Result{}, fmt.Errorf("%w: %w", ErrGone, err)
-	}
-	select {
-	case r := <-answer:
-		return r, nil
-	case <-c.done:
-		select { // the result may have been the last thing it said
+	// A hand that does not read must not hold the caller.
+	sent := make(chan error, 1)
+	go func() { sent <- c.out.write(frame{Kind: frameCall, Call: &call}) }()
+	patience := time.NewTimer(cmp.Or(call.Timeout, DefaultTimeout) + grace)
+	defer patience.Stop()
+	for {
+		select {
+		case err := <-sent:
+			if err != nil {
+				c.forget(call.ID)
+				return Result{}, fmt.Errorf("%w: %w", ErrGone, err)
+			}
+			sent = nil
 		case r := <-answer:
 			return r, nil
-		default:
-			return Result{}, ErrGone
+		case <-c.done:
+			select { // the result may have been the last thing it said
+			case r := <-answer:
+				return r, nil
+			default:
+				return Result{}, ErrGone
+			}
+		case <-ctx.Done():
+			c.forget(call.ID)
+			go func() { _ = c.out.write(frame{Kind: frameCancel, ID: call.ID}) }() // a hand that is gone runs nothing
+			return Result{}, ctx.Err()
+		case <-patience.C:
+			c.forget(call.ID)
+			return Result{}, fmt.Errorf("%w: it does not answer", ErrGone)
 		}
-	case <-ctx.Done():
-		c.forget(call.ID)
-		_ = c.out.write(frame{Kind: frameCancel, ID: call.ID}) // a hand that is gone runs nothing
-		return Result{}, ctx.Err()
 	}
 }
 
