@@ -1,7 +1,10 @@
 package conformance
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,20 +17,29 @@ import (
 	"hearth/test/run"
 )
 
-// midCall is what sessions are told whose worker goes while a call runs.
-const midCall = "$ echo before\n$ sleep 1; echo during\n$ echo after"
+// midCall is what sessions are told whose worker goes while a call runs, which
+// takes so many seconds.
+func midCall(seconds int) string {
+	return fmt.Sprintf("$ echo before\n$ touch begun; sleep %d; echo during\n$ echo after", seconds)
+}
 
-// begun waits until a session's second call, which takes a while, has begun.
-func (c *chat) begun() {
+// begun waits until a session's second call has begun, by the file that it makes
+// somewhere below a worker's directory.
+func (c *chat) begun(dir string) {
 	c.t.Helper()
-	calls := map[string]bool{}
-	c.await("the second call", func(e api.Event) bool {
-		if e.Type == api.EventAgentToolUse {
-			calls[e.ID] = true
+	for deadline := time.Now().Add(run.Patience); ; time.Sleep(10 * time.Millisecond) {
+		found := false
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error { // what is gone meanwhile is not it
+			found = found || err == nil && entry.Name() == "begun" && !entry.IsDir()
+			return nil
+		})
+		if found {
+			return
 		}
-		return len(calls) == 2
-	})
-	time.Sleep(300 * time.Millisecond) // workers do not say when they begin
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the second call never begins\n%s", c.story())
+		}
+	}
 }
 
 // leftBehind are the calls that the log says a worker has left.
@@ -69,9 +81,10 @@ func TestKilledWorker(t *testing.T) {
 				t.Skip("not tried every day: set HEARTH_TEST_ALL=1")
 			}
 			s := newSite(t, b, name)
-			first := workers[kinds[0]](t, s, t.TempDir())
-			c := s.start(t, midCall)
-			c.begun()
+			dir := t.TempDir()
+			first := workers[kinds[0]](t, s, dir)
+			c := s.start(t, midCall(3))
+			c.begun(dir)
 			kill(t, first)
 			workers[kinds[1]](t, s, t.TempDir())
 			log := c.end(1)
@@ -100,8 +113,8 @@ func TestRestartedWorker(t *testing.T) {
 			t.Parallel()
 			s, dir := newSite(t, b, kind), t.TempDir()
 			first := workers[kind](t, s, dir)
-			c := s.start(t, midCall)
-			c.begun()
+			c := s.start(t, midCall(60))
+			c.begun(dir)
 			kill(t, first)
 			workers[kind](t, s, dir)
 			log := c.end(1)
@@ -146,10 +159,11 @@ func TestStoppedItem(t *testing.T) {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, b, kind+" "+name)
-				start(t, s, t.TempDir())
+				dir := t.TempDir()
+				start(t, s, dir)
 				// Long enough not to be over before the stop, which ends it.
-				c := s.start(t, "$ echo before\n$ sleep 10; echo during\n$ echo after")
-				c.begun()
+				c := s.start(t, midCall(10))
+				c.begun(dir)
 				work := b.Client.SDK().Beta.Environments.Work
 				items, err := work.List(t.Context(), s.environmentID, anthropic.BetaEnvironmentWorkListParams{})
 				if err != nil || len(items.Data) != 1 {
