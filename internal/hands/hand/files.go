@@ -105,25 +105,23 @@ func (f files) locate(name string) (spot, error) {
 	return spot{}, fmt.Errorf("path %q is outside the session's working directory %s", name, f.workdir().dir)
 }
 
-// resolve follows the symbolic links of what exists of a path; the rest is
-// taken as it stands.
+// resolve follows the symbolic links of what exists of a clean, absolute path; the
+// rest is taken as it stands.
 func resolve(name string) (string, error) {
-	real, err := filepath.EvalSymlinks(name)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return real, err
+	for exists := name; ; {
+		real, err := filepath.EvalSymlinks(exists)
+		if err == nil {
+			return filepath.Join(real, name[len(exists):]), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		// A link that leads nowhere must not be written through.
+		if _, err := os.Lstat(exists); err == nil {
+			return "", errors.New("is a symbolic link to something that does not exist")
+		}
+		exists = exists[:max(strings.LastIndexByte(exists, '/'), 1)]
 	}
-	// A link that leads nowhere must not be written through.
-	if _, err := os.Lstat(name); err == nil {
-		return "", errors.New("is a symbolic link to something that does not exist")
-	}
-	parent := filepath.Dir(name)
-	if parent == name {
-		return name, nil
-	}
-	if real, err = resolve(parent); err != nil {
-		return "", err
-	}
-	return filepath.Join(real, filepath.Base(name)), nil
 }
 
 // reason is an error without the operation and the path inside the root, which
