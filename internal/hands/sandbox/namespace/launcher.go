@@ -58,6 +58,10 @@ const (
 	maxLaunch   = 64 << 10
 )
 
+// errLauncherGone is returned where the launcher ended before it answered. What it
+// may have started by then has no orders, and ends when it is to get none.
+var errLauncherGone = errors.New("the launcher was killed")
+
 // start has a process started, and returns what stands for it.
 func (l *launcher) start(what launch, files ...*os.File) (pid int, handle *os.File, err error) {
 	raw, err := json.Marshal(what)
@@ -75,6 +79,9 @@ func (l *launcher) start(what launch, files ...*os.File) (pid int, handle *os.Fi
 		return 0, nil, fmt.Errorf("reach the launcher: %w", err)
 	}
 	raw, got, err := receive(ours, 1)
+	if errors.Is(err, io.EOF) {
+		return 0, nil, errLauncherGone
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("hear from the launcher: %w", err)
 	}
@@ -94,7 +101,7 @@ func (l *launcher) send(raw []byte, files []*os.File) error {
 	defer l.mu.Unlock()
 	if l.line != nil {
 		err := send(l.line, raw, files...)
-		if err == nil || !errors.Is(err, unix.EPIPE) {
+		if err == nil || !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 			return err
 		}
 		// It was killed, which harms nobody.

@@ -112,6 +112,14 @@ func attributes(u hostroot.Users) *syscall.SysProcAttr {
 
 // Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	s, err := e.create(ctx, spec)
+	if errors.Is(err, errLauncherGone) { // another is started
+		return e.create(ctx, spec)
+	}
+	return s, err
+}
+
+func (e *Engine) create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
 	fail := func(err error) (sandbox.Sandbox, error) {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), e.Destroy(context.WithoutCancel(ctx), spec.ID))
 	}
