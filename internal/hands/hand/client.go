@@ -102,7 +102,10 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 
 // grace is how much longer than a call may take its answer is waited for: a hand
 // keeps to the time itself, unless what runs beside it has stopped it.
-var grace = time.Minute
+const grace = time.Minute
+
+// cancelTime is how long a hand may take to read that a call is to be stopped.
+const cancelTime = 5 * time.Second
 
 // Call runs one tool call. The error is about the hand, never about the tool.
 // When ctx ends the tool is stopped, and Call returns without its result. A hand
@@ -144,12 +147,32 @@ func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
 			}
 		case <-ctx.Done():
 			c.forget(call.ID)
-			go func() { _ = c.out.write(frame{Kind: frameCancel, ID: call.ID}) }() // a hand that is gone runs nothing
+			c.cancel(call.ID, sent)
 			return Result{}, ctx.Err()
 		case <-patience.C:
 			c.forget(call.ID)
 			return Result{}, fmt.Errorf("%w: it does not answer", ErrGone)
 		}
+	}
+}
+
+// cancel has the hand stop a call once that has been sent, if it still is to be,
+// and waits until it is told, but not for one that does not read.
+func (c *Client) cancel(id string, sent <-chan error) {
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		if sent != nil && <-sent != nil {
+			return // a hand that is gone runs nothing
+		}
+		_ = c.out.write(frame{Kind: frameCancel, ID: id}) // nor does this one then
+	}()
+	patience := time.NewTimer(cancelTime)
+	defer patience.Stop()
+	select {
+	case <-told:
+	case <-c.done:
+	case <-patience.C:
 	}
 }
 

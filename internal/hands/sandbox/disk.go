@@ -24,12 +24,13 @@ type disk struct {
 const unknown = -1
 
 // How often files are measured: often while a call runs or they grow, else
-// rarely; and then only as often as measuring takes a small part of the time,
-// unless what is written in the background would go unseen for too long.
+// rarely; and only as often as measuring takes a small part of the time, unless
+// what is written would go unseen for too long.
 const (
 	measureBusy = 200 * time.Millisecond
 	measureIdle = 3 * time.Second
-	unseen      = time.Minute
+	longest     = 10 * time.Second // while calls run or files grow
+	unseen      = time.Minute      // else
 	shareBusy   = 10
 	shareIdle   = 100
 )
@@ -37,6 +38,7 @@ const (
 // watch measures until done.
 func (d *disk) watch(done <-chan struct{}) {
 	pause := measureBusy
+	uncounted := int64(0)
 	for {
 		select {
 		case <-done:
@@ -44,12 +46,16 @@ func (d *disk) watch(done <-chan struct{}) {
 		case <-time.After(pause):
 		}
 		began := time.Now()
-		used := usage(d.dirs, d.pid)
+		used, whole := usage(d.dirs, d.pid)
 		took := time.Since(began)
+		if !whole { // as much as is allowed, and more each time
+			uncounted++
+			used = max(used, d.limit) + uncounted
+		}
 		if d.judge(used) {
-			pause = max(measureBusy, shareBusy*took)
+			pause = min(max(measureBusy, shareBusy*took), longest)
 		} else {
-			pause = min(max(measureIdle, shareIdle*took), max(unseen, shareBusy*took))
+			pause = min(max(measureIdle, shareIdle*took), unseen)
 		}
 	}
 }

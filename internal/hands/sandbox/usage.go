@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,19 +14,18 @@ import (
 
 // usage is what the files below dirs take on disk, with those that have no name
 // any more and are held open by a process or one of its descendants. What cannot
-// be read, or goes while it is counted, counts as nothing.
-func usage(dirs []string, pid int) int64 {
+// be read, or goes while it is counted, counts as nothing. Directories nested
+// deeper than any program would are not looked into; whole is false then.
+func usage(dirs []string, pid int) (bytes int64, whole bool) {
 	t := tally{seen: map[inode]bool{}, devices: map[uint64]bool{}}
 	for _, dir := range dirs {
-		root, err := os.OpenRoot(dir)
-		if err != nil {
-			continue
+		if fd, err := unix.Open(dir, openDir, 0); err == nil {
+			t.directory(fd, ".", 0)
+			unix.Close(fd)
 		}
-		t.directory(root, ".")
-		root.Close()
 	}
 	t.nameless(pid)
-	return t.bytes
+	return t.bytes, !t.cut
 }
 
 type inode struct{ device, number uint64 }
@@ -33,9 +33,13 @@ type inode struct{ device, number uint64 }
 // tally counts files.
 type tally struct {
 	bytes   int64
+	cut     bool            // not all was counted
 	seen    map[inode]bool  // files with several names, or none
 	devices map[uint64]bool // where the directories are
 }
+
+// minBytes is what a file counts for at least: its inode takes place too.
+const minBytes = 512
 
 func (t *tally) add(dev, ino, links uint64, blocks int64, isDir bool) {
 	if links != 1 && !isDir {
@@ -44,31 +48,52 @@ func (t *tally) add(dev, ino, links uint64, blocks int64, isDir bool) {
 		}
 		t.seen[inode{dev, ino}] = true
 	}
-	t.bytes += blocks * 512
+	t.bytes += max(minBytes, blocks*512)
 }
 
 // maxRelative is how long a path may grow before its directory is opened and
 // paths begin anew: the kernel takes none beyond 4096 bytes, and a sandbox can
-// nest directories deeper than that.
-const maxRelative = 2048
+// nest directories deeper than that. Deeper than maxDepth makes counting them take
+// longer than writing to them.
+const (
+	maxRelative = 2048
+	maxDepth    = 1000
+	openDir     = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+)
+
+// openBelow opens a directory by its path from base. It follows no link on the way,
+// but where the kernel cannot be asked for that: what is then counted may be
+// elsewhere, which harms nobody but who made the link.
+func openBelow(base int, rel string) (int, error) {
+	fd, err := unix.Openat2(base, rel, &unix.OpenHow{Flags: openDir, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return unix.Openat(base, rel, openDir, 0)
+	}
+	return fd, err
+}
 
 // directory counts what is below a directory, by its path from base.
-func (t *tally) directory(base *os.Root, rel string) {
-	dir, err := base.OpenFile(rel, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func (t *tally) directory(base int, rel string, depth int) {
+	if depth > maxDepth {
+		t.cut = true
+		return
+	}
+	fd, err := openBelow(base, rel)
 	if err != nil {
 		return
 	}
+	dir := os.NewFile(uintptr(fd), rel)
 	below := t.entries(dir)
 	dir.Close()
 	for _, name := range below {
 		next := rel + "/" + name
 		if len(next) < maxRelative {
-			t.directory(base, next)
+			t.directory(base, next, depth+1)
 			continue
 		}
-		if deeper, err := base.OpenRoot(next); err == nil {
-			t.directory(deeper, ".")
-			deeper.Close()
+		if deeper, err := openBelow(base, next); err == nil {
+			t.directory(deeper, ".", depth+1)
+			unix.Close(deeper)
 		}
 	}
 }
@@ -78,7 +103,7 @@ func (t *tally) entries(dir *os.File) (below []string) {
 	var stat unix.Stat_t
 	if unix.Fstat(int(dir.Fd()), &stat) == nil {
 		t.devices[stat.Dev] = true
-		t.bytes += stat.Blocks * 512
+		t.add(stat.Dev, stat.Ino, uint64(stat.Nlink), stat.Blocks, true)
 	}
 	for {
 		names, err := dir.Readdirnames(1024)

@@ -11,6 +11,7 @@ import (
 
 	"hearth/internal/hands/depot"
 	"hearth/internal/hands/mount"
+	"hearth/internal/hands/sandbox"
 )
 
 // Below a session's directory: which state of the depot it is the same as, and
@@ -90,7 +91,7 @@ func (a *activation) arrive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(arriving)
+	defer sandbox.RemoveAll(arriving)
 	if err := a.Depot.Take(ctx, a.item.SessionID); err != nil {
 		return err
 	}
@@ -117,8 +118,8 @@ func (a *activation) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(arriving)
-	if err := os.RemoveAll(filepath.Join(arriving, parkedDir)); err != nil {
+	defer sandbox.RemoveAll(arriving)
+	if err := sandbox.RemoveAll(filepath.Join(arriving, parkedDir)); err != nil {
 		return err // it has been gone on from once
 	}
 	if err := a.moveIn(arriving); err != nil {
@@ -135,11 +136,11 @@ func (a *activation) fetch(ctx context.Context, generation string) (dir string, 
 		return "", err
 	}
 	dir = filepath.Join(a.place.dir, arrivingDir)
-	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+	if err := errors.Join(sandbox.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 		return "", err
 	}
 	if err := a.Depot.Fetch(ctx, a.item.SessionID, generation, dir, base); err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
+		return "", errors.Join(err, sandbox.RemoveAll(dir))
 	}
 	return dir, nil
 }
@@ -148,7 +149,7 @@ func (a *activation) fetch(ctx context.Context, generation string) (dir string, 
 func (a *activation) moveIn(arriving string) error {
 	for _, name := range a.travels() {
 		old := filepath.Join(a.place.dir, name)
-		if err := os.RemoveAll(old); err != nil {
+		if err := sandbox.RemoveAll(old); err != nil {
 			return err
 		}
 		if err := os.Rename(filepath.Join(arriving, name), old); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -160,7 +161,7 @@ func (a *activation) moveIn(arriving string) error {
 
 // forgetParked removes the sandbox that is parked here.
 func (a *activation) forgetParked() error {
-	if err := os.RemoveAll(filepath.Join(a.place.dir, parkedDir)); err != nil {
+	if err := sandbox.RemoveAll(filepath.Join(a.place.dir, parkedDir)); err != nil {
 		return fmt.Errorf("remove a parked sandbox: %w", err)
 	}
 	return nil

@@ -64,7 +64,7 @@ func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sand
 		return errors.Join(err, s.Destroy(ctx))
 	}
 	passing, final := filepath.Join(a.place.dir, passingDir), filepath.Join(a.place.dir, parkedDir)
-	if err := errors.Join(os.RemoveAll(passing), os.RemoveAll(final), os.Mkdir(passing, 0o700)); err != nil {
+	if err := errors.Join(sandbox.RemoveAll(passing), sandbox.RemoveAll(final), os.Mkdir(passing, 0o700)); err != nil {
 		return errors.Join(err, s.Destroy(ctx))
 	}
 	spec.ID = s.ID()
@@ -82,7 +82,7 @@ func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sand
 		err = os.Rename(passing, final)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(passing))
+		return errors.Join(err, sandbox.RemoveAll(passing))
 	}
 	a.log.Info("parked a session's sandbox", "size", bytesBelow(final), "took", time.Since(began).Round(time.Millisecond))
 	a.evict()
@@ -99,7 +99,7 @@ func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sand
 // gone from there in any case: what has gone on from it must not begin again.
 func (a *activation) unpark(ctx context.Context) (sandbox.Sandbox, sandbox.Spec, error) {
 	passing, final := filepath.Join(a.place.dir, passingDir), filepath.Join(a.place.dir, parkedDir)
-	if err := os.RemoveAll(passing); err != nil {
+	if err := sandbox.RemoveAll(passing); err != nil {
 		return nil, sandbox.Spec{}, err
 	}
 	if err := os.Rename(final, passing); err != nil {
@@ -108,7 +108,7 @@ func (a *activation) unpark(ctx context.Context) (sandbox.Sandbox, sandbox.Spec,
 		}
 		return nil, sandbox.Spec{}, err
 	}
-	defer os.RemoveAll(passing)
+	defer sandbox.RemoveAll(passing)
 	raw, err := os.ReadFile(filepath.Join(passing, parkedFile))
 	if err != nil {
 		return nil, sandbox.Spec{}, err
@@ -156,7 +156,7 @@ func (w *Worker) evict() {
 		if total <= w.ParkQuota && time.Since(i.at) < w.ParkTTL {
 			continue
 		}
-		if err := os.RemoveAll(i.dir); err != nil {
+		if err := sandbox.RemoveAll(i.dir); err != nil {
 			w.Log.Warn("could not remove a parked sandbox", "dir", i.dir, "error", err)
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // place is a session's directory on this host, kept from one activation to the
@@ -145,7 +146,7 @@ func (w *Worker) tidyOnce() {
 		if err != nil || busy[entry.Name()] || time.Since(info.ModTime()) < w.KeepWorkdir {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(root, entry.Name())); err != nil {
+		if err := sandbox.RemoveAll(filepath.Join(root, entry.Name())); err != nil {
 			w.Log.Warn("could not remove the files of an old session", "session", entry.Name(), "error", err)
 		}
 	}

@@ -411,7 +411,12 @@ func (w *Worker) reap(ctx context.Context) error {
 			continue
 		}
 		if err := w.Engine.Destroy(ctx, s.ID); err != nil {
-			return fmt.Errorf("destroy a sandbox left behind: %w", err)
+			if ctx.Err() != nil {
+				return err
+			}
+			// The others are not to suffer for it; the next worker tries again.
+			w.Log.Error("could not destroy a sandbox that an earlier worker left behind", "sandbox", s.ID, "session", s.Labels["session"], "error", err)
+			continue
 		}
 		w.Log.Info("destroyed a sandbox that an earlier worker left behind", "sandbox", s.ID, "session", s.Labels["session"])
 	}

@@ -156,7 +156,7 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 	if err := killAll(ctx, r); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
-	if err := errors.Join(cgroup.Remove(r.Cgroups), os.RemoveAll(e.dir.Path(id))); err != nil {
+	if err := errors.Join(cgroup.Remove(r.Cgroups), sandbox.RemoveAll(e.dir.Path(id))); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
 	return nil

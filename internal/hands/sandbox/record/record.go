@@ -118,7 +118,8 @@ func (d Dir) Save(r *Record) error {
 }
 
 // Load reads a record; fs.ErrNotExist when there is no such sandbox. One whose
-// worker was killed while it made it has a record without an owner.
+// worker was killed while it made it has a record without an owner, and so has one
+// whose record was lost with the power of the host, which left no process either.
 func (d Dir) Load(id string) (*Record, error) {
 	if !IsID(id) {
 		return nil, fs.ErrNotExist
@@ -134,8 +135,8 @@ func (d Dir) Load(id string) (*Record, error) {
 		return nil, err
 	}
 	r := &Record{}
-	if err := json.Unmarshal(raw, r); err != nil {
-		return nil, fmt.Errorf("record of sandbox %s: %w", id, err)
+	if json.Unmarshal(raw, r) != nil {
+		return &Record{ID: id}, nil
 	}
 	return r, nil
 }
@@ -209,25 +210,8 @@ func (d Dir) Destroy(ctx context.Context, id string) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	if err := errors.Join(cgroup.Remove(r.Cgroups), d.Remove(id)); err != nil {
+	if err := errors.Join(cgroup.Remove(r.Cgroups), sandbox.RemoveAll(d.Path(id))); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", id, err)
 	}
 	return nil
-}
-
-// Remove removes a sandbox's directory, in which directories may have been
-// closed even to their owner.
-func (d Dir) Remove(id string) error {
-	dir := d.Path(id)
-	err := os.RemoveAll(dir)
-	if err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) // what cannot be opened is reported below
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }

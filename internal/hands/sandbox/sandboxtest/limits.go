@@ -25,7 +25,7 @@ func Groups() *cgroup.Tree {
 // ExerciseLimits runs what an engine must do about limits that the host lets it
 // enforce: say in words that one was reached, and harm nobody else.
 func ExerciseLimits(t *testing.T, newEngine Maker, groups *cgroup.Tree) {
-	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"scratch", testScratchLimit}}
+	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"disk in the depth", testDiskLimitInDepth}, {"scratch", testScratchLimit}}
 	lacks := groups.Lacks()
 	for limit, s := range map[string]scenario{
 		"memory": {"memory", testMemoryLimit}, "CPU": {"CPU", testCPULimit}, "processes": {"processes", testProcessesLimit},
@@ -121,6 +121,13 @@ func testDiskLimitInBackground(t *testing.T, newEngine Maker) {
 	if !errors.As(err, &full) {
 		t.Errorf("the next call says %v", err)
 	}
+}
+
+// testDiskLimitInDepth nests directories until counting what is in them would take
+// longer than writing to them.
+func testDiskLimitInDepth(t *testing.T, newEngine Maker) {
+	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{DiskBytes: 20 << 20}})
+	b.reached("20 MiB of files", "deeper=$(printf 'a/%.0s' {1..1000}); for i in 1 2 3; do mkdir -p $deeper && cd $deeper; done; sleep 30")
 }
 
 func testScratchLimit(t *testing.T, newEngine Maker) {
