@@ -26,9 +26,13 @@ type Client struct {
 
 // Connect waits until the hand at the other end is ready. It ends when r does.
 func Connect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
+	return connect(ctx, r, w, false)
+}
+
+func connect(ctx context.Context, r io.Reader, w io.Writer, again bool) (*Client, error) {
 	c := &Client{out: frameWriter{w: w}, done: make(chan struct{}), waiting: map[string]chan Result{}, screens: map[string]*Screen{}}
 	ready := make(chan error, 1)
-	go c.read(r, ready)
+	go c.read(r, ready, again)
 	select {
 	case err := <-ready:
 		return c, err
@@ -44,12 +48,15 @@ func Reconnect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
 	if err := hello.write(frame{Kind: frameHello}); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrGone, err)
 	}
-	return Connect(ctx, r, w)
+	return connect(ctx, r, w, true)
 }
 
-func (c *Client) read(r io.Reader, ready chan<- error) {
+func (c *Client) read(r io.Reader, ready chan<- error, again bool) {
 	defer c.gone()
 	f, err := readFrame(r)
+	for again && err == nil && (f.Kind == frameResult || f.Kind == frameScreen) {
+		f, err = readFrame(r) // what was on its way to who is gone
+	}
 	if err == nil && f.Kind != frameReady {
 		err = fmt.Errorf("the hand began with %q", f.Kind)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Screen is the worker's side of a terminal. Its methods are safe for concurrent
@@ -16,6 +17,7 @@ type Screen struct {
 	done   chan struct{} // closed once the program has ended and said all
 
 	mu   sync.Mutex
+	over bool  // done and shown are closed; guarded by mu
 	code int   // guarded by mu
 	err  error // guarded by mu
 }
@@ -69,13 +71,16 @@ func (s *Screen) say(what screen) error {
 	return s.client.out.write(frame{Kind: frameScreen, ID: s.id, Screen: &what})
 }
 
-// Close ends what runs in the terminal.
+// Close ends what runs in the terminal; and soon the terminal, whatever the hand
+// says of it.
 func (s *Screen) Close() {
 	select {
 	case <-s.done:
+		return
 	default:
-		_ = s.client.out.write(frame{Kind: frameCancel, ID: s.id}) // a hand that is gone runs nothing
 	}
+	go func() { _ = s.client.out.write(frame{Kind: frameCancel, ID: s.id}) }() // a hand that is gone runs nothing
+	time.AfterFunc(cancelTime, func() { s.end(-1, ErrGone) })
 }
 
 // Wait waits for the end of the program and returns its exit code. The error is
@@ -87,14 +92,10 @@ func (s *Screen) Wait() (code int, err error) {
 	return s.code, s.err
 }
 
-// take takes in what the hand says. It is called by one goroutine.
+// take takes in what the hand says.
 func (s *Screen) take(what screen) {
-	if len(what.Data) > 0 {
-		select {
-		case s.shown <- what.Data:
-		default: // more than was allowed it: a hand that is not to be trusted
-			s.end(-1, errors.New("the sandbox does not keep to the rules of a terminal"))
-		}
+	if len(what.Data) > 0 && !s.show(what.Data) {
+		s.end(-1, errors.New("the sandbox does not keep to the rules of a terminal"))
 	}
 	if what.Exit == nil {
 		return
@@ -106,19 +107,34 @@ func (s *Screen) take(what screen) {
 	s.end(*what.Exit, err)
 }
 
-// end ends it, once. It is called by one goroutine, the same as take.
-func (s *Screen) end(code int, err error) {
-	select {
-	case <-s.done:
-		return
-	default:
-	}
+// show keeps a piece until it is taken. More of them, or longer ones, than it was
+// allowed come from a hand that is not to be trusted.
+func (s *Screen) show(piece []byte) (allowed bool) {
 	s.mu.Lock()
-	s.code, s.err = code, err
+	defer s.mu.Unlock()
+	if s.over {
+		return true
+	}
+	select {
+	case s.shown <- piece:
+		return len(piece) <= maxPiece
+	default:
+		return false
+	}
+}
+
+// end ends it, once.
+func (s *Screen) end(code int, err error) {
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.over, s.code, s.err = true, code, err
+	close(s.shown)
+	close(s.done)
 	s.mu.Unlock()
 	s.client.mu.Lock()
 	delete(s.client.screens, s.id)
 	s.client.mu.Unlock()
-	close(s.shown)
-	close(s.done)
 }

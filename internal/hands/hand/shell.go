@@ -242,20 +242,42 @@ var errEnded = errors.New("bash has ended")
 func (b *bash) execute(ctx context.Context, command string) (int, error) {
 	nonce := rand.Text()
 	said := b.output.await(nonce)
-	if err := b.give(command, nonce); err != nil {
+	if err := errors.Join(b.block(), b.give(command, nonce)); err != nil {
 		return 0, err
 	}
 	if _, err := b.stdin.WriteString(goOn); err != nil {
 		return b.endStatus(ctx, nonce, said)
 	}
-	select {
-	case status := <-said:
-		return strconv.Atoi(status)
-	case <-b.ended:
-		return b.endStatus(ctx, nonce, said)
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	blocking := time.NewTicker(blockEvery)
+	defer blocking.Stop()
+	for {
+		select {
+		case status := <-said:
+			return strconv.Atoi(status)
+		case <-b.ended:
+			return b.endStatus(ctx, nonce, said)
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-blocking.C:
+			_ = b.block() // it could be done before
+		}
 	}
+}
+
+// blockEvery is how often the pipe is seen to while a command runs.
+const blockEvery = 250 * time.Millisecond
+
+// block makes those who write to the pipe wait while it is full. All share one
+// description of it, so that a program which wants not to wait, as some runtimes
+// do, would have others lose what they print.
+func (b *bash) block() error {
+	raw, err := b.printed.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetNonblock(int(fd), false) })
+	return errors.Join(err, failed)
 }
 
 // give puts a command where bash takes it from, so that its exit status will be
@@ -297,10 +319,18 @@ func (b *bash) endStatus(ctx context.Context, nonce string, said <-chan string) 
 	go func() { _, _ = b.printed.WriteString("\x00" + nonce + " \x00") }()
 	select {
 	case <-said:
-		return b.cmd.ProcessState.ExitCode(), errEnded
+		return exitStatus(b.cmd), errEnded
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+}
+
+// exitStatus is that of a command that has ended, as a shell has it.
+func exitStatus(cmd *exec.Cmd) int {
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return cmd.ProcessState.ExitCode()
 }
 
 // kill ends bash and all it has started in its session's process group.

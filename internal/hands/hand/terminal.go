@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // Terminal is a terminal in the sandbox that a program runs in, beside the
@@ -54,6 +56,7 @@ type terminal struct {
 	control *os.File // the side that is not the program's
 	typed   chan []byte
 	took    chan struct{}
+	gone    chan struct{} // closed when the program has ended
 	hung    chan struct{} // closed when it is to end
 	once    sync.Once     // of closing it
 }
@@ -80,21 +83,19 @@ func (ts *terminals) begin(ctx context.Context, p Terminal) {
 	ts.open[p.ID] = t
 	ts.mu.Unlock()
 	ended := make(chan struct{})
+	ts.work.Go(t.await)
 	ts.work.Go(func() { t.feed(ended) })
 	ts.work.Go(func() {
 		defer close(ended)
 		t.show(ctx, p.ID, ts.out)
 		t.hangUp()
-		_ = t.cmd.Wait() // its status is read from ProcessState
+		<-t.gone
 		ts.shell.orphans.forget(t.cmd.Process.Pid)
 		t.control.Close()
 		ts.mu.Lock()
 		delete(ts.open, p.ID)
 		ts.mu.Unlock()
-		code := t.cmd.ProcessState.ExitCode()
-		if s, ok := t.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-			code = 128 + int(s.Signal())
-		}
+		code := exitStatus(t.cmd)
 		_ = ts.out.write(frame{Kind: frameScreen, ID: p.ID, Screen: &screen{Exit: &code}})
 	})
 }
@@ -106,7 +107,7 @@ func (ts *terminals) start(p Terminal) (*terminal, error) {
 	if twice {
 		return nil, fmt.Errorf("terminal %s is open already", p.ID)
 	}
-	control, program, err := pty.Open()
+	control, program, err := openTerminal()
 	if err != nil {
 		return nil, fmt.Errorf("open a terminal: %w", err)
 	}
@@ -130,20 +131,61 @@ func (ts *terminals) start(p Terminal) (*terminal, error) {
 	if err := ts.shell.orphans.start(ts.shell.start, cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", command[0], err), control.Close())
 	}
-	return &terminal{cmd: cmd, control: control, typed: make(chan []byte, maxTypedPieces), took: make(chan struct{}, maxShownPieces), hung: make(chan struct{})}, nil
+	return &terminal{cmd: cmd, control: control, typed: make(chan []byte, maxTypedPieces), took: make(chan struct{}, maxShownPieces), gone: make(chan struct{}), hung: make(chan struct{})}, nil
+}
+
+// openTerminal opens a terminal. Its controlling side can be read with a deadline.
+func openTerminal() (control, program *os.File, err error) {
+	blocking, program, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, program.Close())
+	}
+	return os.NewFile(uintptr(fd), blocking.Name()), program, nil
 }
 
 func resize(control *os.File, s Size) error {
-	return pty.Setsize(control, &pty.Winsize{Rows: s.Rows, Cols: s.Columns})
+	raw, err := control.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Columns})
+	})
+	return errors.Join(err, failed)
 }
 
-// show sends on what the program shows, until it has closed the terminal or ctx
-// ends.
+// await waits for the end of the program. What it has left in the background may
+// have the terminal open still, and does not keep it.
+func (t *terminal) await() {
+	_ = t.cmd.Wait()                          // its status is read from ProcessState
+	_ = t.control.SetReadDeadline(time.Now()) // which wakes show
+	close(t.gone)                             // show sets a later deadline then
+}
+
+// What a program showed last is on its way through the kernel for so long, and
+// takes no more pieces than that.
+const (
+	lastShown  = 200 * time.Millisecond
+	lastPieces = 64
+)
+
+// show sends on what the program shows, until it has ended or closed the terminal,
+// or ctx ends.
 func (t *terminal) show(ctx context.Context, id string, out *frameWriter) {
 	stop := context.AfterFunc(ctx, t.hangUp)
 	defer stop()
 	buffer := make([]byte, maxPiece)
-	for onTheWay := 0; ; onTheWay++ {
+	last := 0 // pieces since the program ended
+	for onTheWay := 0; last <= lastPieces; onTheWay++ {
 		if onTheWay == maxShownPieces {
 			select {
 			case <-t.took:
@@ -154,11 +196,20 @@ func (t *terminal) show(ctx context.Context, id string, out *frameWriter) {
 				return
 			}
 		}
+		select {
+		case <-t.gone:
+			last++
+			_ = t.control.SetReadDeadline(time.Now().Add(lastShown)) // one has been set before
+		default:
+		}
 		n, err := t.control.Read(buffer)
 		if n > 0 && out.write(frame{Kind: frameScreen, ID: id, Screen: &screen{Data: buffer[:n]}}) != nil {
 			return
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && last == 0:
+			onTheWay-- // the program has just ended
+		case err != nil:
 			return // EIO: nobody has it open any more
 		}
 	}

@@ -164,6 +164,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		return nil, err
 	}
 	started := func(pid int) (err error) {
+		ordersR.Close() // so that to write to a process that has ended fails
 		if r.Process, err = record.Find(pid); err != nil {
 			return err
 		}

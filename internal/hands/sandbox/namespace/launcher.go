@@ -92,6 +92,9 @@ func (l *launcher) start(what launch, files ...*os.File) (pid int, handle *os.Fi
 	if answer.Err != "" {
 		return 0, nil, errors.New(answer.Err)
 	}
+	if len(got) != 1 {
+		return 0, nil, errors.New("this kernel has no file descriptors for processes; Linux 5.2 has")
+	}
 	return answer.PID, got[0], nil
 }
 

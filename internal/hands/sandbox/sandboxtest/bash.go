@@ -147,6 +147,11 @@ func testBashOutput(t *testing.T, newEngine Maker) {
 		}
 		equal(t, "after the flood", b.bash("echo fine"), "fine")
 	})
+	// A program that will not wait for whoever reads what it prints, as some
+	// runtimes do, is one that shares the pipe with all others.
+	b.installProbe()
+	b.probe("nonblock")
+	contains(t, b.bash("head -c 3000000 /dev/zero | tr '\\0' x"), "all 3000000 bytes")
 }
 
 var spilled = regexp.MustCompile(`[^\s"'()\[\]]*\.hearth/outputs/[^\s"'()\[\],;]+`)

@@ -35,6 +35,8 @@ func runProbe(args []string) error {
 	case len(args) == 1 && args[0] == "syscalls":
 		probeSyscalls()
 		return nil
+	case len(args) == 1 && args[0] == "nonblock":
+		return unix.SetNonblock(1, true)
 	case len(args) == 3 && args[0] == "dial":
 		c, err := net.DialTimeout(args[1], args[2], 2*time.Second)
 		if err != nil {

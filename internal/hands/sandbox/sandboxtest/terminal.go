@@ -86,6 +86,13 @@ func testTerminal(t *testing.T, newEngine Maker) {
 	}
 	exit(s, 0)
 
+	// What is left in the background does not keep it open.
+	s = open("sh", "-c", "(trap '' HUP; sleep 1000) & echo left; exit 4")
+	if got := watch(t, s, ""); got != "left\r\n" {
+		t.Errorf("it shows %q", got)
+	}
+	exit(s, 4)
+
 	// Closed from outside, nothing of it is left.
 	closed := func(s *hand.Screen) {
 		t.Helper()
