@@ -90,6 +90,9 @@ func (e *Engine) Check(ctx context.Context) error {
 // cleaning is how long what could not be made may take to be removed.
 const cleaning = 30 * time.Second
 
+// creating is how long the daemon may take to make a container of an image it has.
+const creating = 2 * time.Minute
+
 // Create implements sandbox.Engine.
 func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
 	if spec.Root != "" {
@@ -133,14 +136,20 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 // where it is missing.
 func (e *Engine) make(ctx context.Context, d *daemon, id string, described containerConfig) (string, error) {
 	var made struct{ ID string }
-	create := request{method: http.MethodPost, path: "/containers/create", query: url.Values{"name": {containerName(id)}}, body: described}
-	err := d.do(ctx, create, &made)
+	// What the daemon has begun to make it makes, whether anybody waits or not, and it
+	// can be removed only afterwards.
+	create := func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), creating)
+		defer cancel()
+		return d.do(ctx, request{method: http.MethodPost, path: "/containers/create", query: url.Values{"name": {containerName(id)}}, body: described}, &made)
+	}
+	err := create()
 	if refused(err, http.StatusNotFound) {
 		e.cfg.Log.Info("pulling the image of sandboxes", "image", e.cfg.Image)
 		if err := d.pull(ctx, e.cfg.Image); err != nil {
 			return "", fmt.Errorf("the image %q is not here and cannot be pulled; pull it by hand (docker pull %[1]s) or name another with --docker-image: %w", e.cfg.Image, err)
 		}
-		err = d.do(ctx, create, &made)
+		err = create()
 	}
 	return made.ID, err
 }
