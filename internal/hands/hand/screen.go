@@ -71,7 +71,7 @@ func (s *Screen) say(what screen) error {
 	return s.client.out.write(frame{Kind: frameScreen, ID: s.id, Screen: &what})
 }
 
-// Close ends what runs in the terminal; and soon the terminal, whatever the hand
+// Close ends what runs in the terminal; and a while later the terminal, whatever the hand
 // says of it.
 func (s *Screen) Close() {
 	select {
@@ -80,7 +80,7 @@ func (s *Screen) Close() {
 	default:
 	}
 	go func() { _ = s.client.out.write(frame{Kind: frameCancel, ID: s.id}) }() // a hand that is gone runs nothing
-	time.AfterFunc(cancelTime, func() { s.end(-1, ErrGone) })
+	time.AfterFunc(grace, func() { s.end(-1, ErrGone) })
 }
 
 // Wait waits for the end of the program and returns its exit code. The error is
