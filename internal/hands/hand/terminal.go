@@ -227,9 +227,15 @@ func (t *terminal) feed(ended <-chan struct{}) {
 	}
 }
 
-// hangUp ends what runs in the terminal.
+// hangUp ends what runs in the terminal, unless that has ended: its number may then
+// be another's.
 func (t *terminal) hangUp() {
 	t.once.Do(func() { close(t.hung) })
+	select {
+	case <-t.gone:
+		return
+	default:
+	}
 	_ = syscall.Kill(-t.cmd.Process.Pid, syscall.SIGHUP) // it may have ended
 	_ = syscall.Kill(-t.cmd.Process.Pid, syscall.SIGKILL)
 }
