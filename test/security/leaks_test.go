@@ -119,7 +119,7 @@ const seriesName = "SECURITY_TEST_SERIES"
 
 func testKilled(t *testing.T, e sandbox.Engine, dir string) {
 	n := max(1, cyclesOf(e.Name())/10)
-	window := map[string]time.Duration{"namespace": 400 * time.Millisecond, "gvisor": 2 * time.Second}[e.Name()]
+	window := map[string]time.Duration{"namespace": 400 * time.Millisecond, "gvisor": 2 * time.Second, "docker": 2 * time.Second}[e.Name()]
 	left := 0
 	for range n {
 		series := newID()[:20]
