@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -126,15 +125,12 @@ func once(make func(context.Context) (ociRuntime, error)) func(context.Context, 
 // inContainers measures what of inSandbox the runtimes here can be asked for: a
 // command in a container that is there, and what one that idles takes.
 func inContainers(ctx context.Context, cfg Config) (rows [][]string, err error) {
-	root, err := os.MkdirTemp("", "hearth-bench-root-")
+	root, err := smallRoot()
 	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
-	if err := smallRoot(root); err != nil {
 		cfg.say("  without containers: %v", err)
 		return nil, nil
 	}
+	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
 	for _, make := range []func(context.Context) (ociRuntime, error){runc, runsc} {
 		r, err := make(ctx)
 		var row []string
@@ -162,11 +158,9 @@ func (r ociRuntime) warm(ctx context.Context, cfg Config, root string) (row []st
 	}
 	var calls sample
 	for range cfg.times(100) {
-		began := time.Now()
-		if err := c.do(ctx, "exec", id, "/bin/true"); err != nil {
+		if err := measure(&calls, func() error { return c.do(ctx, "exec", id, "/bin/true") }); err != nil {
 			return nil, errors.Join(err, end())
 		}
-		calls = append(calls, time.Since(began))
 	}
 	if err := end(); err != nil {
 		return nil, err

@@ -15,13 +15,9 @@ import (
 // peers are the other ways to a sandbox that this machine has.
 func peers(ctx context.Context, cfg Config) []contestant {
 	var all []contestant
-	root, err := os.MkdirTemp("", "hearth-bench-root-")
-	if err == nil {
-		err = smallRoot(root)
-	}
+	root, err := smallRoot()
 	if err != nil {
 		cfg.say("  without other ways to a sandbox: %v", err)
-		os.RemoveAll(root)
 		return nil
 	}
 	for _, p := range []struct {
@@ -57,8 +53,18 @@ func peers(ctx context.Context, cfg Config) []contestant {
 	return all
 }
 
-// smallRoot makes a root file system of one static program.
-func smallRoot(root string) error {
+// smallRoot makes a root file system of one static program, in a directory of its own.
+func smallRoot() (root string, err error) {
+	if root, err = os.MkdirTemp("", "hearth-bench-root-"); err != nil {
+		return "", err
+	}
+	if err := fillRoot(root); err != nil {
+		return "", errors.Join(err, os.RemoveAll(root))
+	}
+	return root, nil
+}
+
+func fillRoot(root string) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return errors.New("busybox is not installed (apt-get install busybox-static)")

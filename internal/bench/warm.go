@@ -55,11 +55,9 @@ func warm(ctx context.Context, cfg Config, make func(string) sandbox.Engine) (ro
 	defer func() { err = errors.Join(err, s.Destroy(context.WithoutCancel(ctx))) }()
 	var calls sample
 	for range cfg.times(300) {
-		began := time.Now()
-		if err := bash(ctx, s, ":"); err != nil {
+		if err := measure(&calls, func() error { return bash(ctx, s, ":") }); err != nil {
 			return nil, err
 		}
-		calls = append(calls, time.Since(began))
 	}
 	files, err := fileWork(func(script string) error { return bash(ctx, s, script) })
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
 
@@ -27,19 +26,13 @@ func midCall(seconds int) string {
 // somewhere below a worker's directory.
 func (c *chat) begun(dir string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(run.Patience); ; time.Sleep(10 * time.Millisecond) {
-		found := false
+	run.Eventually(c.t, "the second call begins", func() (found bool) {
 		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error { // what is gone meanwhile is not it
 			found = found || err == nil && entry.Name() == "begun" && !entry.IsDir()
 			return nil
 		})
-		if found {
-			return
-		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("the second call never begins\n%s", c.story())
-		}
-	}
+		return found
+	})
 }
 
 // leftBehind are the calls that the log says a worker has left.

@@ -271,13 +271,7 @@ const blockEvery = 250 * time.Millisecond
 // description of it, so that a program which wants not to wait, as some runtimes
 // do, would have others lose what they print.
 func (b *bash) block() error {
-	raw, err := b.printed.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = unix.SetNonblock(int(fd), false) })
-	return errors.Join(err, failed)
+	return WithDescriptor(b.printed, func(fd int) error { return unix.SetNonblock(fd, false) })
 }
 
 // give puts a command where bash takes it from, so that its exit status will be

@@ -152,15 +152,9 @@ func openTerminal() (control, program *os.File, err error) {
 }
 
 func resize(control *os.File, s Size) error {
-	raw, err := control.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Columns})
+	return WithDescriptor(control, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Columns})
 	})
-	return errors.Join(err, failed)
 }
 
 // await waits for the end of the program. What it has left in the background may

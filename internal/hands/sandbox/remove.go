@@ -114,23 +114,29 @@ func (r *remover) flatten(top int, name string) error {
 func (r *remover) moveUp(dir int, name string) error {
 	r.moved++
 	to := r.prefix + strconv.Itoa(r.moved)
-	err := unix.Renameat(dir, name, int(r.dir.Fd()), to)
-	if errors.Is(err, unix.EACCES) { // who is not root may not move one that it may not write to
-		if err = unix.Fchmodat(dir, name, 0o700, 0); err == nil {
-			err = unix.Renameat(dir, name, int(r.dir.Fd()), to)
-		}
+	// Who is not root may not move one that it may not write to.
+	return permitted(dir, name, func() error { return unix.Renameat(dir, name, int(r.dir.Fd()), to) })
+}
+
+// permitted does something with a directory, and once more if that first has to
+// allow its owner to.
+func permitted(at int, name string, do func() error) error {
+	err := do()
+	if !errors.Is(err, unix.EACCES) {
+		return err
 	}
-	return err
+	if err := unix.Fchmodat(at, name, 0o700, 0); err != nil {
+		return err
+	}
+	return do()
 }
 
 // openEmptying opens a directory, and sees to it that its owner may empty it.
 func openEmptying(at int, name string) (fd int, err error) {
-	fd, err = unix.Openat(at, name, openDir, 0)
-	if errors.Is(err, unix.EACCES) {
-		if err = unix.Fchmodat(at, name, 0o700, 0); err == nil {
-			fd, err = unix.Openat(at, name, openDir, 0)
-		}
-	}
+	err = permitted(at, name, func() (err error) {
+		fd, err = unix.Openat(at, name, openDir, 0)
+		return err
+	})
 	if err != nil {
 		return -1, err
 	}

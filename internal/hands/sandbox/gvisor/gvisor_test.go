@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -149,21 +148,14 @@ func TestGuestThatDoesNotPark(t *testing.T) {
 // kernelOf is the process of a guest's kernel on the host.
 func kernelOf(t *testing.T, id string) (pid int) {
 	t.Helper()
-	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
+	pids := sandboxtest.Processes(func(line []byte) bool {
+		args := strings.Split(string(line), "\x00")
+		return args[0] == "runsc-sandbox" && slices.Contains(args, id)
+	})
+	if len(pids) != 1 {
+		t.Fatalf("the sandbox %s has the kernels %d", id, pids)
 	}
-	for _, path := range processes {
-		raw, _ := os.ReadFile(path) // it may have ended
-		if args := strings.Split(string(raw), "\x00"); args[0] == "runsc-sandbox" && slices.Contains(args, id) {
-			if pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path))); err != nil {
-				t.Fatal(err)
-			}
-			return pid
-		}
-	}
-	t.Fatalf("the sandbox %s has no kernel", id)
-	return 0
+	return pids[0]
 }
 
 // TestUpgradeUnderSandbox: what has started a sandbox is what checkpoints it, though

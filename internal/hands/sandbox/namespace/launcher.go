@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/hostroot"
 )
@@ -257,13 +258,13 @@ func closeAll(files []*os.File) {
 
 // Kill implements sandbox.Process.
 func (p *process) Kill() {
-	_ = p.control(func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+	_ = hand.WithDescriptor(p.handle, func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
 }
 
 // Wait implements sandbox.Process.
 func (p *process) Wait() {
 	<-p.noted
-	_ = p.control(func(fd int) error {
+	_ = hand.WithDescriptor(p.handle, func(fd int) error {
 		for {
 			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
 			if !errors.Is(err, unix.EINTR) {
@@ -272,18 +273,6 @@ func (p *process) Wait() {
 		}
 	})
 	closeAll([]*os.File{p.stdout, p.handle})
-}
-
-// control calls fn with the descriptor that stands for the process, unless that
-// has been waited for.
-func (p *process) control(fn func(fd int) error) error {
-	raw, err := p.handle.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = fn(int(fd)) })
-	return errors.Join(err, failed)
 }
 
 // linePair makes a line of messages between two processes.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -201,17 +202,23 @@ func (b *box) inside(marker string) int {
 	return n
 }
 
-// holding lists the host's processes that were started for the sandbox and say so.
-func holding(id string) []int {
-	var pids []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, name := range dirs {
+// Processes lists the host's processes whose command line, its words separated by
+// zeros, is one that is looked for.
+func Processes(wanted func(line []byte) bool) (pids []int) {
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline") // a constant pattern is well-formed
+	for _, name := range names {
 		line, err := os.ReadFile(name)
-		if pid, err2 := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && err2 == nil && bytes.Contains(line, []byte(id)) && pid != os.Getpid() {
+		if pid, err2 := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && err2 == nil && wanted(line) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// holding lists the host's processes that were started for the sandbox and say so.
+func holding(id string) []int {
+	pids := Processes(func(line []byte) bool { return bytes.Contains(line, []byte(id)) })
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == os.Getpid() })
 }
 
 // onHost lists the host's processes that are the sandbox: those that carry the
@@ -223,21 +230,10 @@ func (b *box) onHost(marker string) []int {
 	return running(marker)
 }
 
-// running lists the host's processes whose command line holds the marker.
+// running lists the host's processes whose command line begins with the marker: a
+// shell that was told the marker in a script is not its bearer.
 func running(marker string) []int {
-	var pids []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, name := range dirs {
-		line, err := os.ReadFile(name)
-		// A shell that was told the marker in a script is not its bearer.
-		if err != nil || !bytes.HasPrefix(line, []byte(marker)) {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+	return Processes(func(line []byte) bool { return bytes.HasPrefix(line, []byte(marker)) })
 }
 
 // eventually polls until the condition holds.
