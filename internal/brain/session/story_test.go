@@ -187,7 +187,7 @@ func (s *story) messages(t *rapid.T) {
 			t.Fatalf("%s of a session that is free (%v): processed at %v", e.Type, free, e.ProcessedAt)
 		}
 	}
-	if free && !s.over && !s.deleted && s.said.status != api.SessionRunning {
+	if free && !refused && !s.over && !s.deleted && s.said.status != api.SessionRunning {
 		t.Fatalf("a message leaves a session that was free %s", s.said.status)
 	}
 }
