@@ -30,7 +30,7 @@ type Config struct {
 	// Env is the whole environment of the session's shell.
 	Env []string
 	// Processes bounds how many processes the shell and what it starts may be;
-	// 0 for no bound.
+	// 0 for no bound but that which this process is under too, if any.
 	Processes int
 	// Start starts the shell. Default (*exec.Cmd).Start.
 	Start func(*exec.Cmd) error
@@ -65,6 +65,9 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 	defer files.close()
 	if cfg.Start == nil {
 		cfg.Start = (*exec.Cmd).Start
+	}
+	if cfg.Processes == 0 {
+		reserveThreads()
 	}
 	shell := &shell{start: cfg.Start, workdir: cfg.Workdir, env: cleanEnv(cfg.Env), spill: files.spillFile, processes: cfg.Processes}
 	if cfg.Init {

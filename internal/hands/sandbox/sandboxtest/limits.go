@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,6 +95,22 @@ func testProcessesLimit(t *testing.T, newEngine Maker) {
 	if !strings.Contains(result.Text, "fork") && !strings.Contains(result.Text, "limit") {
 		t.Errorf("80 processes were started under a limit of 40: %.300q", result.Text)
 	}
+	b.do(toolCall("bash", input{"restart": true}))
+	// With no process left to start, the tools that need none still work, several
+	// at a time.
+	b.do(toolCall("bash", input{"command": "seq 80 | xargs -P 80 -n 1 sh -c 'sleep 60' sh >/dev/null 2>&1 & sleep 1"}))
+	var calls sync.WaitGroup
+	for i := range 8 {
+		calls.Go(func() {
+			call := toolCall("grep", input{"pattern": "nothing"})
+			call.ID = strconv.Itoa(i)
+			result, err := b.Call(t.Context(), call)
+			if err != nil || result.IsError {
+				t.Errorf("grep, when no process can be started: %v %.300q", err, result.Text)
+			}
+		})
+	}
+	calls.Wait()
 	b.do(toolCall("bash", input{"restart": true}))
 	equal(t, "afterwards", b.bash("echo fine"), "fine")
 }
