@@ -91,8 +91,14 @@ func (c child) Wait() { _ = c.cmd.Wait() } // how it ended is of no use
 // left so that it never says it is ready.
 const startTimeout = 5 * time.Minute
 
-// Run starts the hand of a sandbox and waits until it is ready.
+// Run starts the hand of a sandbox and waits until it is ready. Few do so at a
+// time.
 func (l Launch) Run(ctx context.Context) (*Child, error) {
+	leave, err := starting.enter(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start the sandbox: wait until fewer others start: %w", err)
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if l.Process == nil {

@@ -30,13 +30,16 @@ const (
 func init() { reexec.Register(Path, serve) }
 
 func serve() {
+	// First, while there are few threads: the guest's kernel looks through the filter
+	// once for each.
+	err := filter.Load()
 	hand.Shrug()
 	var processes int
 	_, _ = fmt.Sscan(os.Getenv(Processes), &processes) // always set
 	os.Unsetenv(Processes)
 	// What runs here shares our user; it must not look into us. And the guest's own
 	// devices, which nobody in it needs, go.
-	err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(Placeholder), filter.Load())
+	err = errors.Join(err, unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), os.RemoveAll("/dev/fuse"), os.RemoveAll("/dev/net"), os.Remove(Placeholder))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
