@@ -63,7 +63,7 @@ func (a *activation) connection(ctx context.Context, out chan<- sighting) error 
 		return err
 	}
 	defer response.Body.Close()
-	if err := a.history(ctx, out); err != nil {
+	if err := a.history(ctx, out, func() { watchdog.Reset(silence) }); err != nil {
 		// Half a history may hold a call without its answer, so nothing is run
 		// before a whole one has been read, on the next connection.
 		return fmt.Errorf("list the session's events: %w", err)
@@ -122,14 +122,15 @@ func send(ctx context.Context, out chan<- sighting, s sighting) bool {
 	}
 }
 
-// history lists every event there is, oldest first.
-func (a *activation) history(ctx context.Context, out chan<- sighting) error {
+// history lists every event there is, oldest first, and calls read after each page.
+func (a *activation) history(ctx context.Context, out chan<- sighting, read func()) error {
 	query := url.Values{"limit": {"1000"}, "order": {"asc"}}
 	for {
 		var page api.Page[json.RawMessage]
 		if err := a.wire.try(ctx, "GET", sessionPath(a.item.SessionID)+"/events", query, nil, &page); err != nil {
 			return err
 		}
+		read()
 		for _, raw := range page.Data {
 			e, err := decodeEvent(raw)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"hearth/api"
@@ -50,7 +51,7 @@ type finished struct {
 	id     string
 	result *hand.Result // nil when it did not run to its end
 	posted bool         // accepted, or refused for good
-	err    error        // the sandbox cannot be used
+	err    error        // the sandbox, or the server, cannot be used
 }
 
 func newRunner(a *activation, b *box, have *belongings) *runner {
@@ -325,7 +326,7 @@ func (r *runner) done(f finished) error {
 	c.running = false
 	c.cancel()
 	if f.err != nil {
-		return fmt.Errorf("run call %s: %w", f.id, f.err)
+		return fmt.Errorf("call %s: %w", f.id, f.err)
 	}
 	if f.result != nil {
 		c.result = f.result
@@ -347,10 +348,12 @@ func (r *runner) answer(ctx context.Context, id string, c call) {
 		f.result, f.err = r.execute(ctx, c.event)
 	}
 	if f.result != nil && ctx.Err() == nil {
-		f.posted = r.post(ctx, id, *f.result)
+		if f.posted, f.err = r.post(ctx, id, *f.result); f.err != nil {
+			f.err = fmt.Errorf("post its result: %w", f.err)
+		}
 	}
 	if ctx.Err() != nil {
-		f.err = nil // it was stopped, which says nothing of the sandbox
+		f.err = nil // it was stopped, which says nothing of the rest
 	}
 	r.finished <- f
 }
@@ -395,12 +398,39 @@ func lostBecause(err error) string {
 
 func failure(id, text string) *hand.Result { return &hand.Result{ID: id, IsError: true, Text: text} }
 
+// post has a result accepted, or settles that it never will be, which is true; it
+// is false when the server cannot be asked. The error is that the server takes
+// nothing from this activation.
+func (r *runner) post(ctx context.Context, id string, result hand.Result) (settled bool, err error) {
+	err = r.send(ctx, id, result)
+	if !isRefusal(err) {
+		return err == nil, nil
+	}
+	r.log.Warn("a result was refused", "call", id, "error", err)
+	if isStatus(err, http.StatusUnauthorized) {
+		return false, err
+	}
+	// Most often somebody else has answered, or the call was interrupted. But what
+	// is in the way may also dislike what it says, or how much it is, and the session
+	// would wait for ever.
+	err = r.send(ctx, id, *failure(id, fmt.Sprintf("The call has run, but its result, of %d bytes, was not let through to you: %v. What it did, it has done; look at less of what it says at a time.", len(result.Text), err)))
+	switch {
+	case err == nil:
+		r.log.Info("told the agent that a result was refused", "call", id)
+		return true, nil
+	case !isRefusal(err):
+		return false, nil
+	case isStatus(err, http.StatusUnauthorized), isStatus(err, http.StatusForbidden):
+		return false, err
+	}
+	return true, nil
+}
+
 // postAttempt bounds one attempt to post a result.
 const postAttempt = 15 * time.Second
 
-// post posts a result until it is accepted or refused, which is true, or the
-// lease's time is up, which is false.
-func (r *runner) post(ctx context.Context, id string, result hand.Result) bool {
+// send posts a result until there is an answer, or the lease's time is up.
+func (r *runner) send(ctx context.Context, id string, result hand.Result) error {
 	body := map[string]any{"events": []any{map[string]any{
 		"type": api.EventUserToolResult, "tool_use_id": id, "is_error": result.IsError, "content": []api.Block{api.TextBlock(result.Text)},
 	}}}
@@ -409,23 +439,16 @@ func (r *runner) post(ctx context.Context, id string, result hand.Result) bool {
 		attempt, cancel := context.WithTimeout(ctx, postAttempt)
 		err := r.wire.do(attempt, "POST", sessionPath(r.item.SessionID)+"/events", nil, body, nil)
 		cancel()
-		switch {
-		case err == nil:
-			return true
-		case ctx.Err() != nil:
-			return false
-		case !transient(err):
-			// Somebody else answered, or the call was interrupted.
-			r.log.Warn("a result was refused", "call", id, "error", err)
-			return true
+		if err == nil || ctx.Err() != nil || isRefusal(err) {
+			return err
 		}
 		pause := backoff(n, time.Second, 30*time.Second, err)
 		if time.Now().Add(pause).After(deadline) {
 			r.log.Warn("could not post a result; trying again later", "call", id, "error", err)
-			return false
+			return err
 		}
 		if sleep(ctx, pause) != nil {
-			return false
+			return err
 		}
 	}
 }

@@ -90,8 +90,14 @@ func isStatus(err error, status int) bool {
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 20
 
+// answerTimeout bounds the wait for an answer: something between here and the
+// server may take a request and say nothing, for ever.
+const answerTimeout = time.Minute
+
 // do makes one request and decodes its answer into out (nil to drop it).
 func (w *wire) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	var body io.Reader
 	if in != nil {
 		raw, err := json.Marshal(in)

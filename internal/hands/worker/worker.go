@@ -138,9 +138,13 @@ func New(cfg Config) (*Worker, error) {
 			Proxy:               http.ProxyFromEnvironment,
 			DialContext:         (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 15 * time.Second,
-			MaxIdleConnsPerHost: 4 * cfg.MaxSessions,
-			IdleConnTimeout:     90 * time.Second,
-			ForceAttemptHTTP2:   true,
+			// Until the answer begins, after all of the request has been sent.
+			ResponseHeaderTimeout: 2 * answerTimeout,
+			MaxIdleConnsPerHost:   4 * cfg.MaxSessions,
+			IdleConnTimeout:       90 * time.Second,
+			ForceAttemptHTTP2:     true,
+			// Without, all requests go on over a connection that has gone silent.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		}}
 	}
 	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[*activation]bool{}}
