@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,9 +107,30 @@ func TestParkedElsewhere(t *testing.T) {
 	c.say("$ touch lost; sleep 0.1")
 	last(4)
 	kill(t, worker)
-	begin(1)
+	worker = begin(1)
 	c.say("$ cd /workspace; echo ${said:-new} $(ls sub)")
 	if got := last(5); got != "new here link" && got != "after here link lost" && got != "after here lost link" { // it may just have been stored
 		t.Errorf("after a kill it says %q\n%s", got, c.story())
+	}
+	// Taken by one that is lost before it has anything of it, the files are still
+	// there, and not what another has of earlier.
+	c.say("$ touch latest")
+	last(6)
+	end(worker)
+	took := 0
+	err = filepath.WalkDir(store, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Name() == "live" {
+			took++
+			err = os.Remove(path)
+		}
+		return err
+	})
+	if took != 1 || err != nil {
+		t.Fatalf("%d states may be gone on from, %v", took, err)
+	}
+	begin(0)
+	c.say("$ cd /workspace; echo ${said:-new} $(ls latest)")
+	if got := last(7); got != "new latest" {
+		t.Errorf("with a worker that had it before, it says %q\n%s", got, c.story())
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"hearth/internal/hands/depot"
@@ -14,8 +16,8 @@ import (
 	"hearth/internal/hands/sandbox"
 )
 
-// Below a session's directory: which state of the depot it is the same as, and
-// one that is arriving from there.
+// Below a session's directory: which states of the depot it comes from, and one
+// that is arriving from there.
 const (
 	generationFile = "generation"
 	arrivingDir    = "arriving"
@@ -41,7 +43,11 @@ func (a *activation) deposit(ctx context.Context, program string) error {
 	p := depot.Parked{Generation: newID(), Engine: a.parker.Name(), Program: program, Worker: a.WorkerID, At: began.UTC()}
 	// Noted first: what the depot may have given to another must never be gone on
 	// from here.
-	if err := os.WriteFile(a.generation(), []byte(p.Generation), 0o600); err != nil {
+	from, err := a.generations()
+	if err == nil {
+		err = a.descend(append(from, p.Generation)...)
+	}
+	if err != nil {
 		return err
 	}
 	size, err := a.Depot.Put(ctx, a.item.SessionID, p, a.place.dir, base, a.travels())
@@ -49,42 +55,55 @@ func (a *activation) deposit(ctx context.Context, program string) error {
 		return err
 	}
 	a.log.Info("stored a parked session for other workers", "size", size, "took", time.Since(began).Round(time.Millisecond))
-	return nil
+	return a.descend(p.Generation)
 }
 
-func (a *activation) generation() string { return filepath.Join(a.place.dir, generationFile) }
+// generations are the states of the depot that the session's files here come from,
+// the latest last. More than one means that it is not known which of the later
+// ones got there.
+func (a *activation) generations() ([]string, error) {
+	raw, err := os.ReadFile(filepath.Join(a.place.dir, generationFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return strings.Fields(string(raw)), err
+}
+
+// descend notes what the session's files here come from. It happens at once or not
+// at all.
+func (a *activation) descend(generations ...string) error {
+	path := filepath.Join(a.place.dir, generationFile)
+	if err := os.WriteFile(path+".new", []byte(strings.Join(generations, "\n")), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
 
 // arrive makes the session's directory that of its latest state: the one here, or
 // one that another worker has stored. Nobody else goes on from it afterwards.
+// Killed anywhere on the way, it finds that state the next time.
 func (a *activation) arrive(ctx context.Context) error {
 	if !a.portable() {
 		return nil
 	}
-	raw, err := os.ReadFile(a.generation())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	here, err := a.generations()
+	if err != nil {
 		return err
 	}
-	here := string(raw)
 	p, live, err := a.Depot.Look(ctx, a.item.SessionID)
 	switch {
 	case err != nil:
-		if here != "" {
+		if len(here) > 0 {
 			err = errors.Join(err, a.forgetParked())
 		}
 		return err
-	case !live && here != "":
-		// Another worker has gone on from it, or it was too old.
-		if err := a.forgetParked(); err != nil {
-			return err
-		}
-		return os.Remove(a.generation())
 	case !live:
-		return a.recover(ctx)
-	case p.Generation == here:
+		return a.recover(ctx, here)
+	case slices.Contains(here, p.Generation):
 		if err := a.Depot.Take(ctx, a.item.SessionID); err != nil {
 			return errors.Join(err, a.forgetParked())
 		}
-		return os.Remove(a.generation())
+		return nil
 	}
 	began := time.Now()
 	arriving, err := a.fetch(ctx, p.Generation)
@@ -95,23 +114,27 @@ func (a *activation) arrive(ctx context.Context) error {
 	if err := a.Depot.Take(ctx, a.item.SessionID); err != nil {
 		return err
 	}
-	if err := a.moveIn(arriving); err != nil {
+	if err := a.moveIn(arriving, p.Generation); err != nil {
 		return err
 	}
 	a.log.Info("fetched a session that another worker had parked", "worker", p.Worker, "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
-// recover fetches the files that a session had when it was last stored, if the
-// worker that went on from there is gone and none are here.
-func (a *activation) recover(ctx context.Context) error {
-	for _, dir := range []string{a.place.work, a.place.mnt} {
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+// recover has a session of which no state may be gone on from: its sandbox is lost,
+// if it was ever in the depot. The files it had when it was last stored are fetched
+// if those here are older, or there are none: the worker that went on from there is
+// gone.
+func (a *activation) recover(ctx context.Context, here []string) error {
+	if len(here) > 0 {
+		if err := a.forgetParked(); err != nil {
 			return err
 		}
+	} else if any, err := a.hasFiles(); any || err != nil {
+		return err
 	}
 	generation, err := a.Depot.Latest(ctx, a.item.SessionID)
-	if err != nil || generation == "" {
+	if err != nil || generation == "" || slices.Contains(here, generation) {
 		return err
 	}
 	arriving, err := a.fetch(ctx, generation)
@@ -122,11 +145,21 @@ func (a *activation) recover(ctx context.Context) error {
 	if err := sandbox.RemoveAll(filepath.Join(arriving, parkedDir)); err != nil {
 		return err // it has been gone on from once
 	}
-	if err := a.moveIn(arriving); err != nil {
+	if err := a.moveIn(arriving, generation); err != nil {
 		return err
 	}
 	a.log.Warn("the worker that had this session is gone; its files are as they were when it was last parked")
 	return nil
+}
+
+// hasFiles tells whether the session has any files here.
+func (a *activation) hasFiles() (bool, error) {
+	for _, dir := range []string{a.place.work, a.place.mnt} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // fetch brings a state of the depot to this host, beside the session's files.
@@ -145,8 +178,8 @@ func (a *activation) fetch(ctx context.Context, generation string) (dir string, 
 	return dir, nil
 }
 
-// moveIn puts what has arrived in the place of what is here.
-func (a *activation) moveIn(arriving string) error {
+// moveIn puts what has arrived, a state of the depot, in the place of what is here.
+func (a *activation) moveIn(arriving, generation string) error {
 	for _, name := range a.travels() {
 		old := filepath.Join(a.place.dir, name)
 		if err := sandbox.RemoveAll(old); err != nil {
@@ -156,7 +189,10 @@ func (a *activation) moveIn(arriving string) error {
 			return err
 		}
 	}
-	return a.place.make()
+	if err := a.place.make(); err != nil {
+		return err
+	}
+	return a.descend(generation)
 }
 
 // forgetParked removes the sandbox that is parked here.
