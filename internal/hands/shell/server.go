@@ -105,8 +105,10 @@ func (s *Server) serve(ctx context.Context, l line) {
 		s.Log.Warn("refused an operator", "uid", who.UID, "pid", who.PID, "error", err)
 		return
 	}
+	// Who says nothing must not keep the worker from ending.
+	waiting := context.AfterFunc(ctx, func() { l.Close() })
 	var m message
-	if err := l.in.Decode(&m); err != nil {
+	if err := l.in.Decode(&m); err != nil || !waiting() {
 		return
 	}
 	switch {
