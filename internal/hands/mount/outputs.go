@@ -28,6 +28,7 @@ const outputsName = "session/outputs"
 const (
 	maxOutputs = 1000   // files
 	maxVisited = 20_000 // files and directories looked at
+	maxDeep    = 64     // segments of a name below Mnt; what is nested deeper is not taken
 )
 
 // output is a file that has been uploaded.
@@ -82,10 +83,7 @@ func (m *Mounter) Collect(ctx context.Context) error {
 // changed lists the outputs that are not what was last uploaded.
 func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 	visited := 0
-	walk := func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // gone meanwhile, or never there
-		}
+	look := func(name string, entry fs.DirEntry) error {
 		if visited++; visited > maxVisited || len(names) == maxOutputs {
 			return fmt.Errorf("%s holds too much; of each turn at most %d changed files are taken, and %d looked at", guestOutputs, maxOutputs, maxVisited)
 		}
@@ -99,7 +97,7 @@ func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 		}
 		return nil
 	}
-	err = fs.WalkDir(root.FS(), outputsName, walk)
+	err = walk(root, outputsName, maxDeep, func(error) error { return nil }, look)
 	return names, err
 }
 

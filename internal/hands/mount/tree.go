@@ -107,37 +107,10 @@ func (t *tree) scan(storeID string) (scan, error) {
 	return s, err
 }
 
-// walk visits what is no directory, and goes no deeper than a memory can be. It
-// reads directories piece by piece, for nobody knows how much is in one.
+// walk visits what is in the tree, and goes no deeper than a memory can be. All of it
+// must be there to be seen, for what is not seen counts as removed.
 func (t *tree) walk(dir string, visit func(name string, entry fs.DirEntry) error) error {
-	d, err := t.root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		if dir != "." && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)) {
-			return nil // gone meanwhile
-		}
-		return err
-	}
-	defer d.Close()
-	for {
-		entries, err := d.ReadDir(256)
-		for _, entry := range entries {
-			name := path.Join(dir, entry.Name())
-			if entry.IsDir() && strings.Count(name, "/")+1 < api.MaxMemorySegments {
-				if err := t.walk(name, visit); err != nil {
-					return err
-				}
-			}
-			if err := visit(name, entry); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return walk(t.root, dir, api.MaxMemorySegments, func(err error) error { return err }, visit)
 }
 
 // errNoMemory is of what is in a tree and cannot be a memory.
