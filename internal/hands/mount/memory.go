@@ -113,7 +113,10 @@ func (m *Mounter) begin(ctx context.Context, s *store, id string) error {
 		return errors.New("something is there already")
 	}
 	if _, err = m.fill(ctx, t, s); err != nil {
-		err = errors.Join(err, t.clear()) // half a memory is worse than none
+		// Half a memory is worse than none, even if the session ends.
+		clearing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, t.clear(clearing))
 	}
 	return err
 }

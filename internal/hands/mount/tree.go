@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // tree is the directory of a memory store. All in it is the sandbox's to change at
@@ -145,17 +147,13 @@ func (t *tree) read(name string, kind fs.FileMode) ([]byte, error) {
 }
 
 // clear removes all that is in the tree.
-func (t *tree) clear() error {
+func (t *tree) clear(ctx context.Context) error {
 	d, err := t.root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	for _, name := range names {
-		err = errors.Join(err, t.root.RemoveAll(name))
-	}
-	return err
+	return sandbox.Empty(ctx, d)
 }
 
 // now is the SHA-256 of a file as it is, "" if there is none.

@@ -1,11 +1,11 @@
 package sandbox
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 
@@ -17,20 +17,29 @@ import (
 // as deep as it may be it takes no more than a few descriptors and no long path,
 // and it does not matter what directories allow.
 func RemoveAll(path string) error {
-	err := os.Remove(path)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	fd, err := openEmptying(unix.AT_FDCWD, path)
+	err := remove(unix.AT_FDCWD, path, func(int, string) error {
+		fd, err := openEmptying(unix.AT_FDCWD, path)
+		if err != nil {
+			return err
+		}
+		dir := os.NewFile(uintptr(fd), path)
+		defer dir.Close()
+		if err := Empty(context.Background(), dir); err != nil {
+			return err
+		}
+		return unix.Rmdir(path)
+	})
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
-	top := remover{dir: os.NewFile(uintptr(fd), path), prefix: ".removing-" + rand.Text() + "-"}
-	defer top.dir.Close()
-	if err := top.empty(); err != nil {
-		return fmt.Errorf("remove what is below %s: %w", path, err)
-	}
-	return os.Remove(path)
+	return nil
+}
+
+// Empty removes all that is in a directory, like RemoveAll, but from where a sandbox
+// may be writing: it follows no link, and goes on until it finds nothing or ctx ends.
+func Empty(ctx context.Context, dir *os.File) error {
+	r := remover{dir: dir, prefix: ".removing-" + rand.Text() + "-"}
+	return r.empty(ctx)
 }
 
 // remover empties one directory. What directories below it hold, it moves up into
@@ -41,9 +50,14 @@ type remover struct {
 	moved  int
 }
 
-func (r *remover) empty() error {
+func (r *remover) empty(ctx context.Context) error {
 	for {
-		found, err := each(r.dir, func(name string) error { return r.remove(int(r.dir.Fd()), name, r.flatten) })
+		found, err := each(r.dir, func(name string) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return remove(int(r.dir.Fd()), name, r.flatten)
+		})
 		if err != nil || !found {
 			return err
 		}
@@ -75,7 +89,7 @@ func each(dir *os.File, fn func(name string) error) (found bool, err error) {
 
 // remove removes an entry of a directory; one that is a directory itself and not
 // empty by full.
-func (r *remover) remove(dir int, name string, full func(dir int, name string) error) error {
+func remove(dir int, name string, full func(dir int, name string) error) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -93,20 +107,27 @@ func (r *remover) remove(dir int, name string, full func(dir int, name string) e
 }
 
 // flatten removes a directory of the top one, and moves up the directories in it.
+// What a sandbox changes meanwhile, or was not read, is for another round.
 func (r *remover) flatten(top int, name string) error {
 	fd, err := openEmptying(top, name)
 	if err != nil {
-		return err
+		return unlessChanged(err)
 	}
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
-	_, err = each(dir, func(name string) error { return r.remove(fd, name, r.moveUp) })
-	if err != nil {
-		return err
+	if _, err := each(dir, func(name string) error { return remove(fd, name, r.moveUp) }); err != nil {
+		return unlessChanged(err)
 	}
-	err = unix.Unlinkat(top, name, unix.AT_REMOVEDIR)
-	if errors.Is(err, unix.ENOTEMPTY) {
-		return nil // not all was read; there is another round
+	return unlessChanged(unix.Unlinkat(top, name, unix.AT_REMOVEDIR))
+}
+
+// unlessChanged is an error, unless it is because what a name stands for is not any
+// more what it was.
+func unlessChanged(err error) error {
+	for _, changed := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENOTEMPTY} {
+		if errors.Is(err, changed) {
+			return nil
+		}
 	}
 	return err
 }
@@ -125,7 +146,13 @@ func permitted(at int, name string, do func() error) error {
 	if !errors.Is(err, unix.EACCES) {
 		return err
 	}
-	if err := unix.Fchmodat(at, name, 0o700, 0); err != nil {
+	// By a descriptor, for by the name a link could be followed.
+	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), 0o700); err != nil {
 		return err
 	}
 	return do()

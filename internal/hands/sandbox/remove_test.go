@@ -1,12 +1,15 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,6 +69,56 @@ func TestRemoveAll(t *testing.T) {
 	}
 	if err := RemoveAll(top); err != nil {
 		t.Errorf("what is not there: %v", err)
+	}
+}
+
+// TestEmpty empties a directory while somebody goes on making directories and turning
+// them into links to one outside.
+func TestEmpty(t *testing.T) {
+	outside := t.TempDir()
+	kept := filepath.Join(outside, "kept")
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	top := nest(t, 500)
+	script := `while :; do
+		mkdir -p x/y/z && touch x/y/z/f && mv x/y w && ln -s "$1" x/y && chmod 0 w && mv w x/w && rm x/y && ln -s "$1" w && mv w x/w/z
+	done`
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script, "sh", outside)
+	cmd.Dir = top
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	busy, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	for busy.Err() == nil {
+		if err := Empty(busy, dir); err != nil && busy.Err() == nil {
+			t.Fatal(err)
+		}
+		if _, err := dir.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // says that it was killed
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if err := Empty(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(top); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if info, err := os.Stat(kept); err != nil || info.Mode() != 0o600 {
+		t.Errorf("what links led to: %v, %v", info, err)
 	}
 }
 

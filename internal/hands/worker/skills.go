@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // The limits of a skill's archive.
@@ -62,10 +63,24 @@ func (a *activation) downloadSkill(ctx context.Context, s api.Skill) error {
 	}
 	defer root.Close()
 	dir := path.Join("skills", skillName(version.Name, s.SkillID))
-	if err := root.RemoveAll(dir); err != nil {
+	if err := empty(ctx, root, dir); err != nil {
 		return err
 	}
 	return unpack(raw, root, dir)
+}
+
+// empty makes a name that of an empty directory.
+func empty(ctx context.Context, root *os.Root, dir string) error {
+	_ = root.Remove(dir) // what is no directory
+	if err := root.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	d, err := root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return sandbox.Empty(ctx, d)
 }
 
 func skillName(name, fallback string) string {
