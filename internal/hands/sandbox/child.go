@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 type Child struct {
 	Launch
 	hand      *hand.Client
+	pid       int // on this host
 	stdin     io.Closer
 	waited    chan struct{} // closed when the child has been waited for
 	disk      *disk         // nil without a limit
@@ -101,6 +103,25 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	var dirs []*os.File // with what counts as its own
+	if l.Spec.Limits.DiskBytes > 0 {
+		if dirs, err = openDirs(l.Spec.Workdir, l.Spec.Mnt, l.Scratch); err != nil {
+			return nil, fmt.Errorf("start the sandbox: watch what it writes: %w", err)
+		}
+	}
+	p, err := l.run(ctx)
+	if err != nil {
+		closeDirs(dirs)
+		return nil, err
+	}
+	if len(dirs) > 0 {
+		p.disk = &disk{limit: l.Spec.Limits.DiskBytes, dirs: dirs, pid: p.pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
+		go p.disk.watch(p.hand.Done())
+	}
+	return p, nil
+}
+
+func (l Launch) run(ctx context.Context) (*Child, error) {
 	if l.Process == nil {
 		l.Process = child{l.Cmd, l.Start}
 	}
@@ -109,7 +130,7 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
-	p := &Child{Launch: l, stdin: stdin, waited: make(chan struct{})}
+	p := &Child{Launch: l, pid: pid, stdin: stdin, waited: make(chan struct{})}
 	err = l.Started(pid)
 	if err == nil {
 		connect := hand.Connect
@@ -130,22 +151,7 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		l.Process.Wait()
 		close(p.waited)
 	}()
-	p.watchDisk(pid)
 	return p, nil
-}
-
-func (p *Child) watchDisk(pid int) {
-	if p.Spec.Limits.DiskBytes == 0 {
-		return
-	}
-	p.disk = &disk{limit: p.Spec.Limits.DiskBytes, dirs: []string{p.Spec.Workdir}, pid: pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
-	if p.Spec.Mnt != "" {
-		p.disk.dirs = append(p.disk.dirs, p.Spec.Mnt)
-	}
-	if p.Scratch != "" {
-		p.disk.dirs = append(p.disk.dirs, p.Scratch)
-	}
-	go p.disk.watch(p.hand.Done())
 }
 
 // ID implements Sandbox.

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 )
@@ -9,7 +10,7 @@ import (
 // disk watches what a sandbox's files take.
 type disk struct {
 	limit int64
-	dirs  []string
+	dirs  []*os.File
 	pid   int    // of the sandbox's first process
 	kill  func() // ends the sandbox
 
@@ -37,6 +38,7 @@ const (
 
 // watch measures until done.
 func (d *disk) watch(done <-chan struct{}) {
+	defer closeDirs(d.dirs)
 	pause := measureBusy
 	uncounted := int64(0)
 	for {

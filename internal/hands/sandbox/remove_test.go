@@ -125,7 +125,12 @@ func TestEmpty(t *testing.T) {
 // TestDeepUsage: what is nested too deep to be counted is known not to be.
 func TestDeepUsage(t *testing.T) {
 	for levels, want := range map[int]bool{maxDepth: true, 5000: false} {
-		if _, whole := usage([]string{nest(t, levels)}, 0); whole != want {
+		dirs, err := openDirs(nest(t, levels))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeDirs(dirs)
+		if _, whole := usage(dirs, 0); whole != want {
 			t.Errorf("%d levels: counted as a whole is %t", levels, whole)
 		}
 	}

@@ -26,6 +26,9 @@ type Spec struct {
 	// system. An engine that has no file system of its own leaves it out. "" for
 	// none.
 	Mnt string
+	// Held tells that the directories are open elsewhere already, and must stay the
+	// ones they are.
+	Held bool
 	// Root is a file with an EROFS file system, made by package image, that the root
 	// is made from. Default the host's own programs and libraries. An engine that
 	// cannot says so in Create.

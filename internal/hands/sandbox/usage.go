@@ -12,17 +12,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openDirs opens directories whose files are to be counted, wherever they are moved
+// to meanwhile. What an engine does without is not there.
+func openDirs(names ...string) (dirs []*os.File, err error) {
+	for _, name := range names {
+		dir, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			closeDirs(dirs)
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+func closeDirs(dirs []*os.File) {
+	for _, dir := range dirs {
+		dir.Close()
+	}
+}
+
 // usage is what the files below dirs take on disk, with those that have no name
 // any more and are held open by a process or one of its descendants. What cannot
 // be read, or goes while it is counted, counts as nothing. Directories nested
 // deeper than any program would are not looked into; whole is false then.
-func usage(dirs []string, pid int) (bytes int64, whole bool) {
+func usage(dirs []*os.File, pid int) (bytes int64, whole bool) {
 	t := tally{seen: map[inode]bool{}, devices: map[uint64]bool{}}
 	for _, dir := range dirs {
-		if fd, err := unix.Open(dir, openDir, 0); err == nil {
-			t.directory(fd, ".", 0)
-			unix.Close(fd)
-		}
+		t.directory(int(dir.Fd()), ".", 0)
 	}
 	t.nameless(pid)
 	return t.bytes, !t.cut

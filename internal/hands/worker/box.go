@@ -79,6 +79,7 @@ func (b *box) replace(dead sandbox.Sandbox) error {
 		return err
 	}
 	spec := b.activation.spec(b.spec.Limits)
+	spec.Held = true // for what is mounted
 	b.spec, b.current = spec, &starting{ready: make(chan struct{})}
 	go func(s *starting) {
 		defer close(s.ready)

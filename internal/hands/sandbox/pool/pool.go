@@ -101,6 +101,12 @@ func (p *Pool) Run(ctx context.Context) {
 			wait(ctx, retry)
 			continue
 		}
+		if b.Workdir() != sandbox.GuestWorkdir {
+			p.cfg.Log.Debug("sandboxes that have no file system of their own are not started ahead: they could not be moved")
+			p.discard(b)
+			return
+		}
+		p.cfg.Log.Debug("started a sandbox ahead of its session", "sandbox", b.ID())
 		p.blanks <- b // there is room: only Run adds
 	}
 }
@@ -220,6 +226,7 @@ func (p *Pool) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, 
 		}
 		err := p.give(ctx, b, spec)
 		if err == nil {
+			p.cfg.Log.Debug("gave a sandbox that was started ahead", "sandbox", b.ID(), "labels", spec.Labels)
 			return b.Sandbox, nil
 		}
 		p.cfg.Log.Debug("a sandbox started ahead was of no use", "sandbox", b.ID(), "error", err)
@@ -231,7 +238,7 @@ func (p *Pool) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, 
 // fits tells whether a blank sandbox could become the one asked for: it has no
 // files yet and nothing of its own.
 func (p *Pool) fits(spec sandbox.Spec) bool {
-	if spec.Limits != p.cfg.Limits || spec.Root != p.cfg.Root || !maps.Equal(spec.Env, p.cfg.Env) {
+	if spec.Held || spec.Limits != p.cfg.Limits || spec.Root != p.cfg.Root || !maps.Equal(spec.Env, p.cfg.Env) {
 		return false
 	}
 	return empty(spec.Workdir) && (spec.Mnt == "" || empty(spec.Mnt))
@@ -243,16 +250,17 @@ func empty(dir string) bool {
 }
 
 // give makes a blank sandbox the one asked for. Its directories take their
-// places by being renamed, which those who have them open do not notice.
+// places by being renamed, which those who have them open do not notice; ones that
+// are there are replaced, if they are empty, which os.Rename refuses.
 func (p *Pool) give(ctx context.Context, b blank, spec sandbox.Spec) error {
 	select {
 	case <-b.Done():
 		return errors.New("it has died")
 	default:
 	}
-	err := os.Rename(b.workdir, spec.Workdir)
+	err := unix.Rename(b.workdir, spec.Workdir)
 	if err == nil && spec.Mnt != "" {
-		err = os.Rename(b.mnt, spec.Mnt)
+		err = unix.Rename(b.mnt, spec.Mnt)
 	}
 	if err != nil {
 		return fmt.Errorf("give it the session's directories: %w", err)

@@ -18,13 +18,11 @@ import (
 	"hearth/internal/hands/sandbox/process"
 )
 
-// engine is the one under the pool: the default, or one that works anywhere.
+// engine is the one under the pool.
 func engine(t *testing.T, state string) sandbox.Engine {
-	quiet := slog.New(slog.DiscardHandler)
-	var e sandbox.Engine = namespace.New(namespace.Config{StateDir: state, Log: quiet})
+	e := namespace.New(namespace.Config{StateDir: state, Log: slog.New(slog.DiscardHandler)})
 	if err := e.Check(t.Context()); err != nil {
-		t.Logf("with the process engine: %v", err)
-		e = process.New(state, nil, quiet)
+		t.Skipf("no engine here whose sandboxes can be moved: %v", err)
 	}
 	return e
 }
@@ -33,7 +31,7 @@ func engine(t *testing.T, state string) sandbox.Engine {
 func filled(t *testing.T, size int) (p *pool.Pool, state string, stop func()) {
 	t.Helper()
 	state = t.TempDir()
-	p = pool.New(pool.Config{Engine: engine(t, state), Size: size, Dir: filepath.Join(state, "pool")})
+	p = pool.New(pool.Config{Engine: engine(t, state), Size: size, Dir: filepath.Join(state, "pool"), Limits: limits})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { p.Run(ctx); close(ended) }()
@@ -66,8 +64,10 @@ func awaitBlanks(t *testing.T, p *pool.Pool, n int) {
 	}
 }
 
+var limits = sandbox.Limits{DiskBytes: 16 << 20}
+
 func spec(t *testing.T) sandbox.Spec {
-	return sandbox.Spec{ID: strings.ToLower(rand.Text()), Workdir: filepath.Join(t.TempDir(), "work"), Labels: map[string]string{"session": "one"}}
+	return sandbox.Spec{ID: strings.ToLower(rand.Text()), Workdir: filepath.Join(t.TempDir(), "work"), Limits: limits, Labels: map[string]string{"session": "one"}}
 }
 
 func bash(t *testing.T, s sandbox.Sandbox, command string) string {
@@ -97,7 +97,12 @@ func TestBlankBecomesTheSessions(t *testing.T) {
 	p, state, _ := filled(t, 2)
 	ahead := blanks(t, p)
 	want := spec(t)
-	want.Workdir = filepath.Join(state, "work")
+	want.Workdir, want.Mnt = filepath.Join(state, "work"), filepath.Join(state, "mnt")
+	for _, dir := range []string{want.Workdir, want.Mnt} { // as a worker does
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s, err := p.Create(t.Context(), want)
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +119,11 @@ func TestBlankBecomesTheSessions(t *testing.T) {
 	}
 	if text := bash(t, s, "cat given"); text != "outside" {
 		t.Errorf("what was written to it from outside: %q", text)
+	}
+	// What it writes counts where it is now.
+	filling := hand.Call{ID: "fill", Tool: "bash", Input: json.RawMessage(`{"command":"head -c 64M /dev/zero >big && sleep 60; ls"}`)}
+	if r, err := s.Call(t.Context(), filling); err != nil || !strings.Contains(r.Text, "its limit of") {
+		t.Errorf("what writes more than is allowed is told %q, %v", r.Text, err)
 	}
 	awaitBlanks(t, p, 2) // another has taken its place
 	all, err := p.List(t.Context())
@@ -148,6 +158,7 @@ func TestMadeWhenNoneFits(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"held":        func(s *sandbox.Spec) { s.Held = true },
 		"environment": func(s *sandbox.Spec) { s.Env = map[string]string{"ITS": "own"} },
 		"limits":      func(s *sandbox.Spec) { s.Limits.Processes = 100 },
 	} {
@@ -194,6 +205,26 @@ func TestDeadBlankIsNotGiven(t *testing.T) {
 	}
 	if text := bash(t, s, "echo alive"); text != "alive" {
 		t.Errorf("it says %q", text)
+	}
+}
+
+// TestUnmovable: tools of the process engine know their directory by its name, so it
+// cannot be given to a session.
+func TestUnmovable(t *testing.T) {
+	state := t.TempDir()
+	p := pool.New(pool.Config{Engine: process.New(state, nil, slog.New(slog.DiscardHandler)), Size: 1, Dir: filepath.Join(state, "pool")})
+	p.Run(t.Context()) // it gives up
+	if left, err := p.List(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	want := spec(t)
+	s, err := p.Create(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Destroy(context.Background())
+	if text := bash(t, s, "cd && pwd"); text != want.Workdir {
+		t.Errorf("it is in %q, want %q", text, want.Workdir)
 	}
 }
 
