@@ -116,6 +116,11 @@ func TestSome(t *testing.T) {
 	sandboxtest.ExerciseSome(t, newEngine, "bash", "write", "workdir", "identity", "destroy", "hand dies", "owner killed", "privileges", "host files not written", "setuid files in the workdir")
 }
 
+func TestAhead(t *testing.T) {
+	needTime(t)
+	sandboxtest.ExerciseAhead(t, newEngine)
+}
+
 func TestEngine(t *testing.T) {
 	needTime(t)
 	sandboxtest.Exercise(t, newEngine)

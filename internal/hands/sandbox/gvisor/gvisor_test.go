@@ -81,6 +81,11 @@ func TestLimits(t *testing.T) {
 	sandboxtest.ExerciseLimits(t, newEngine, groups)
 }
 
+func TestAhead(t *testing.T) {
+	t.Parallel()
+	sandboxtest.ExerciseAhead(t, newEngine)
+}
+
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 
 // TestWithoutASmallHand: a program that holds no smaller one runs in guests itself.

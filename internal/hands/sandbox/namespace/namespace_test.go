@@ -27,6 +27,8 @@ func newEngine(stateDir string) sandbox.Engine {
 
 func TestLimits(t *testing.T) { sandboxtest.ExerciseLimits(t, newEngine, groups) }
 
+func TestAhead(t *testing.T) { sandboxtest.ExerciseAhead(t, newEngine) }
+
 func TestEngine(t *testing.T) { sandboxtest.Exercise(t, newEngine) }
 
 func TestIsolation(t *testing.T) { sandboxtest.ExerciseIsolation(t, newEngine) }
