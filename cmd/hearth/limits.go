@@ -18,8 +18,8 @@ var defaultLimits = sandbox.Limits{MemoryBytes: 2 << 30, Processes: 4096, OpenFi
 // limitFlags bound what sandboxes use.
 type limitFlags struct {
 	limits sandbox.Limits
-	agents map[string]sandbox.Limits // by agent id
-	given  []string                  // what agents was made from
+	given  []string                  // as --agent-limits
+	agents map[string]sandbox.Limits // by agent id, once checked
 }
 
 func (l *limitFlags) register(flags *pflag.FlagSet) {
@@ -73,34 +73,51 @@ func (a *agentLimits) String() string { return strings.Join(a.given, " ") }
 
 func (a *agentLimits) Type() string { return "limits" }
 
+// Set only looks whether the text can be understood: the limits that it is about
+// may be on the rest of the command line.
 func (a *agentLimits) Set(text string) error {
 	agent, list, ok := strings.Cut(text, "=")
 	if !ok || !strings.HasPrefix(agent, "agent_") {
 		return fmt.Errorf("want AGENT=NAME:VALUE,…, with an agent's id")
 	}
-	limits := a.limits
-	fields := pflag.NewFlagSet("", pflag.ContinueOnError)
-	own := limitFlags{}
-	own.register(fields)
-	own.limits = limits
-	for item := range strings.SplitSeq(list, ",") {
-		name, value, ok := strings.Cut(item, ":")
-		if !ok || name == "agent-limits" || fields.Lookup(name) == nil {
-			return fmt.Errorf("%q is not one of memory, cpus, processes, open-files, disk with a value", item)
-		}
-		if err := fields.Set(name, value); err != nil {
-			return err
-		}
+	if _, err := replaced(a.limits, list); err != nil {
+		return err
 	}
-	if a.agents == nil {
-		a.agents = map[string]sandbox.Limits{}
-	}
-	a.agents[agent] = own.limits
 	a.given = append(a.given, text)
 	return nil
 }
 
+// replaced are limits with those of a list, as memory:4GiB,cpus:2, in their place.
+func replaced(limits sandbox.Limits, list string) (sandbox.Limits, error) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	l := limitFlags{}
+	l.register(flags)
+	l.limits = limits
+	for item := range strings.SplitSeq(list, ",") {
+		name, value, ok := strings.Cut(item, ":")
+		if !ok || name == "agent-limits" || flags.Lookup(name) == nil {
+			return limits, fmt.Errorf("%q is not one of memory, cpus, processes, open-files, disk with a value", item)
+		}
+		if err := flags.Set(name, value); err != nil {
+			return limits, err
+		}
+	}
+	return l.limits, nil
+}
+
 func (l *limitFlags) check() error {
+	l.agents = map[string]sandbox.Limits{}
+	for _, text := range l.given {
+		agent, list, _ := strings.Cut(text, "=")
+		limits, ok := l.agents[agent]
+		if !ok {
+			limits = l.limits
+		}
+		var err error
+		if l.agents[agent], err = replaced(limits, list); err != nil {
+			return usageError("--agent-limits: %w", err)
+		}
+	}
 	for _, limits := range append([]sandbox.Limits{l.limits}, valuesOf(l.agents)...) {
 		for _, c := range []struct {
 			flag string
