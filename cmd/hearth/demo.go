@@ -50,8 +50,9 @@ func newDemo() *cobra.Command {
 			defer os.RemoveAll(dir)
 			dev := devConfig{
 				brain: brainConfig{listen: "127.0.0.1:0", data: dir, model: modelRehearsal, log: log},
-				hands: handsConfig{engine: engine, docker: inDocker, limitFlags: limitFlags{limits: defaultLimits}},
+				hands: defaultHands(),
 			}
+			dev.hands.engine, dev.hands.docker, dev.hands.pool = engine, inDocker, 0
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				d := demo{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: asJSON, isolated: engine != engineProcess, dir: dir}
 				return d.run(ctx, client.New(info.BaseURL, info.APIKey), info)

@@ -71,6 +71,9 @@ type devConfig struct {
 func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) error) error {
 	d.hands.stateDir, d.hands.log = filepath.Join(d.brain.data, "worker"), d.brain.log
 	// The engine comes first: where it cannot work, nothing should be made.
+	if err := d.hands.prepare(); err != nil {
+		return err
+	}
 	engine, err := d.hands.newEngine(ctx)
 	if err != nil {
 		return err
@@ -103,6 +106,7 @@ func (d devConfig) serveAndUse(ctx context.Context, b *brain, info devInfo, use 
 	if err != nil {
 		return err
 	}
+	defer w.Close()
 	path := filepath.Join(d.brain.data, devFile)
 	if err := announce(path, info); err != nil {
 		return err

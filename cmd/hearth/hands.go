@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -67,11 +68,15 @@ func (f *imageFlags) register(flags *pflag.FlagSet) {
 	flags.Var(&f.cache, "image-cache", "how much the images kept below --state may take before those used longest ago go")
 }
 
-// check refuses an image where the engine makes no use of it.
-func (f *imageFlags) check(engine string) error {
+// check refuses an image where no use is made of it.
+func (f *imageFlags) check(engine string, onWork bool) error {
 	switch {
+	case f.cache <= 0:
+		return usageError("--image-cache: want more than 0")
 	case f.ref == "":
 		return nil
+	case onWork:
+		return usageError("--image is not for --on-work, whose script opens the sandboxes")
 	case engine == engineDocker:
 		return usageError("--image is not for the docker engine, whose daemon has images of its own; name one with --docker-image")
 	case engine == engineProcess:
@@ -80,23 +85,21 @@ func (f *imageFlags) check(engine string) error {
 	return nil
 }
 
-// get fetches the image, which stays in use for the life of this process.
-func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger) (root string, env map[string]string, err error) {
-	if f.ref == "" {
-		return "", nil, nil
-	}
+// get fetches the image, which is in use until it is closed.
+func (f *imageFlags) get(ctx context.Context, stateDir string, log *slog.Logger) (*image.Image, error) {
 	store, err := image.Open(filepath.Join(stateDir, "images"), int64(f.cache), log)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	i, err := store.Get(ctx, f.ref)
 	if err != nil {
-		return "", nil, usageError("--image: %w", err)
+		return nil, fmt.Errorf("--image: %w", err)
 	}
 	if !i.Bash {
-		return "", nil, usageError("--image: %s has no /bin/bash, in which sessions run their commands; choose one that has", f.ref)
+		i.Close()
+		return nil, usageError("--image: %s has no /bin/bash, in which sessions run their commands; choose one that has", f.ref)
 	}
-	return i.Path, i.Environment(), nil
+	return i, nil
 }
 
 // newEngine makes the engine asked for and makes sure it works here.
@@ -187,33 +190,95 @@ func (h handsConfig) depot(ctx context.Context, environmentID string) (*depot.De
 // target is a queue to serve.
 type target struct{ baseURL, environmentID, key string }
 
+// openWorker is a worker, and what it holds on this host.
+type openWorker struct {
+	*worker.Worker
+	image *image.Image // nil for the host's own programs
+}
+
+// Close lets go of what the worker, which has ended, held.
+func (h openWorker) Close() {
+	if h.image != nil {
+		h.image.Close()
+	}
+}
+
 // open makes a worker for a queue.
-func (h handsConfig) open(ctx context.Context, to target) (*worker.Worker, error) {
-	var engine sandbox.Engine
-	if h.onWork == nil {
-		if err := errors.Join(h.limitFlags.check(), h.image.check(h.engine)); err != nil {
-			return nil, err
-		}
-		var err error
-		if engine, err = h.newEngine(ctx); err != nil {
-			return nil, err
-		}
+func (h handsConfig) open(ctx context.Context, to target) (made openWorker, err error) {
+	if err := h.prepare(); err != nil {
+		return openWorker{}, err
 	}
-	store, err := h.depot(ctx, to.environmentID)
-	if err != nil {
-		return nil, err
-	}
-	root, env, err := h.image.get(ctx, h.stateDir, h.log)
-	if err != nil {
-		return nil, err
-	}
-	return worker.New(worker.Config{
-		Root: root, Env: env, Depot: store,
+	cfg := worker.Config{
 		OnWork: h.onWork, Webhook: h.webhook, Workdir: h.workdir,
 		BaseURL: to.baseURL, EnvironmentID: to.environmentID, EnvironmentKey: to.key,
-		Engine: engine, StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,
+		StateDir: h.stateDir, Limits: h.limits, AgentLimits: h.agents, CallTimeout: h.callTimeout,
 		ParkAfter: h.parkAfter, ParkTTL: h.parkTTL, ParkQuota: int64(h.parkQuota), MaxSessions: h.maxSessions, MaxIdle: h.maxIdle, Pool: h.pool, Drain: h.drain, Log: h.log,
-	})
+	}
+	if h.onWork == nil {
+		if cfg.Engine, err = h.newEngine(ctx); err != nil {
+			return openWorker{}, err
+		}
+	}
+	if cfg.Depot, err = h.depot(ctx, to.environmentID); err != nil {
+		return openWorker{}, err
+	}
+	if h.image.ref != "" {
+		if made.image, err = h.image.get(ctx, h.stateDir, h.log); err != nil {
+			return openWorker{}, err
+		}
+		cfg.Root, cfg.Env = made.image.Path, made.image.Environment()
+	}
+	if made.Worker, err = worker.New(cfg); err != nil {
+		made.Close()
+	}
+	return made, err
+}
+
+// prepare checks the settings, and readies this process for what they ask. It must
+// come before an engine is made.
+func (h *handsConfig) prepare() error {
+	if err := h.check(); err != nil {
+		return err
+	}
+	letOthersIn()
+	// Sandboxes are started by processes that begin elsewhere.
+	abs, err := filepath.Abs(h.stateDir)
+	if err != nil {
+		return fmt.Errorf("find the worker's directory: %w", err)
+	}
+	h.stateDir = abs
+	return nil
+}
+
+// letOthersIn has the directories of sandboxes made as they are meant to be: what
+// runs in a sandbox, as another user, must be able to enter them. What is nobody
+// else's business is made so one by one.
+func letOthersIn() { syscall.Umask(0o022) }
+
+// check refuses settings that cannot be meant.
+func (h *handsConfig) check() error {
+	for _, c := range []struct {
+		flag string
+		good bool
+		want string
+	}{
+		{"max-sessions", h.maxSessions > 0, "at least 1"},
+		{"pool", h.pool >= 0, "0 or more"},
+		{"max-idle", h.maxIdle > 0, "more than 0"},
+		{"call-timeout", h.callTimeout > 0, "more than 0"},
+		{"drain", h.drain > 0, "more than 0"},
+		{"park-after", h.parkAfter >= 0, "0 or more"},
+		{"park-ttl", h.parkTTL > 0, "more than 0; --park-after 0 keeps no sandboxes"},
+		{"park-quota", h.parkQuota > 0, "more than 0; --park-after 0 keeps no sandboxes"},
+	} {
+		if !c.good {
+			return usageError("--%s: want %s", c.flag, c.want)
+		}
+	}
+	if err := h.image.check(h.engine, h.onWork != nil); err != nil {
+		return err
+	}
+	return h.limitFlags.check()
 }
 
 // runWithHands serves the brain until ctx ends or hands returns. The server
@@ -283,5 +348,6 @@ func (b *brain) serveEnvironment(ctx context.Context, baseURL, workspaceID, envi
 	if err != nil {
 		return err
 	}
+	defer w.Close()
 	return w.Run(ctx)
 }

@@ -59,7 +59,7 @@ func (b *byteSize) Set(text string) error {
 		}
 	}
 	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || n < 0 || n*float64(factor) > 1<<60 {
+	if err != nil || !(n >= 0 && n*float64(factor) <= 1<<60) { // NaN is neither
 		return fmt.Errorf("not a size such as 512MiB or 2GiB")
 	}
 	*b = byteSize(n * float64(factor))
@@ -125,7 +125,7 @@ func (l *limitFlags) check() error {
 			want string
 		}{
 			{"memory", limits.MemoryBytes > 0 && limits.MemoryBytes < 64<<20, "at least 64MiB"},
-			{"cpus", limits.CPUs < 0 || limits.CPUs > 0 && limits.CPUs < 0.01, "at least 0.01"},
+			{"cpus", limits.CPUs != 0 && !(limits.CPUs >= 0.01 && limits.CPUs <= 1e6), "at least 0.01"},
 			{"processes", limits.Processes < 16, "at least 16"},
 			{"open-files", limits.OpenFiles < 64, "at least 64"},
 			{"disk", limits.DiskBytes > 0 && limits.DiskBytes < 1<<20, "at least 1MiB"},

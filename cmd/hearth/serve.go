@@ -64,6 +64,9 @@ type serveInfo struct {
 func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig) error {
 	builtIn.stateDir, builtIn.log = filepath.Join(cfg.data, "worker"), cfg.log
 	if hands {
+		if err := builtIn.prepare(); err != nil {
+			return err
+		}
 		engine, err := builtIn.newEngine(ctx)
 		if err != nil {
 			return err

@@ -100,6 +100,7 @@ func newWorker() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer w.Close()
 			return w.Run(cmd.Context())
 		},
 	}
@@ -151,6 +152,7 @@ func newWorkerRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer w.Close()
 			return w.RunOne(cmd.Context(), item)
 		},
 	}
@@ -211,6 +213,12 @@ func (h *handsConfig) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&h.drain, "drain", 30*time.Second, "how long running calls may take to finish after SIGTERM")
 }
 
+// defaultHands is what is configured where no flag is given.
+func defaultHands() (h handsConfig) {
+	h.register(pflag.NewFlagSet("", pflag.ContinueOnError))
+	return h
+}
+
 func (f *workerFlags) register(flags *pflag.FlagSet) {
 	f.logs.register(flags, "info")
 	flags.StringVar(&f.baseURL, "base-url", "", "the server's address (default "+defaultBaseURL+")")
@@ -220,21 +228,21 @@ func (f *workerFlags) register(flags *pflag.FlagSet) {
 	f.handsConfig.register(flags)
 }
 
-func (f *workerFlags) open(ctx context.Context) (*worker.Worker, error) {
+func (f *workerFlags) open(ctx context.Context) (openWorker, error) {
 	f.log = f.logs.logger()
 	key := firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY"))
 	if f.keyFile != "" {
 		var err error
 		if key, err = readSecretFile(f.keyFile); err != nil {
-			return nil, usageError("--environment-key-file: %w", err)
+			return openWorker{}, usageError("--environment-key-file: %w", err)
 		}
 	}
 	environmentID := firstOf(f.environmentID, os.Getenv("ANTHROPIC_ENVIRONMENT_ID"))
 	if environmentID == "" {
-		return nil, usageError("no environment: set --environment-id")
+		return openWorker{}, usageError("no environment: set --environment-id")
 	}
 	if key == "" && !f.keyOptional {
-		return nil, usageError("no environment key: set --environment-key-file or HEARTH_ENVIRONMENT_KEY (hearth keys create makes one)")
+		return openWorker{}, usageError("no environment key: set --environment-key-file or HEARTH_ENVIRONMENT_KEY (hearth keys create makes one)")
 	}
 	return f.handsConfig.open(ctx, target{
 		baseURL:       firstOf(f.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), defaultBaseURL),

@@ -22,16 +22,24 @@ type shapeFlags struct {
 	webhookPoll   time.Duration
 }
 
+const defaultWebhookPoll = time.Minute
+
 func (s *shapeFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&s.onWork, "on-work", "", "run this script for each claimed session instead of serving it in a sandbox")
 	flags.DurationVar(&s.onWorkLease, "on-work-lease", 0, "take each lease for this long before the script runs, for workers slow to start; they must carry it on from ANTHROPIC_WORK_LAST_HEARTBEAT (default: the script's worker takes the lease)")
 	flags.StringVar(&s.webhookListen, "webhook-listen", "", "poll when a webhook is delivered to this address, not always")
 	flags.StringVar(&s.webhookFile, "webhook-secret-file", "", "file with the secrets webhooks are signed with")
-	flags.DurationVar(&s.webhookPoll, "webhook-poll", time.Minute, "how often to poll without a webhook, in case one was lost")
+	flags.DurationVar(&s.webhookPoll, "webhook-poll", defaultWebhookPoll, "how often to poll without a webhook, in case one was lost")
 }
 
 // apply configures a worker.
 func (s *shapeFlags) apply(hands *handsConfig) (err error) {
+	if s.onWork == "" && s.onWorkLease != 0 {
+		return usageError("--on-work-lease is for --on-work, which is not given")
+	}
+	if s.webhookListen == "" && (s.webhookFile != "" || s.webhookPoll != defaultWebhookPoll) {
+		return usageError("--webhook-secret-file and --webhook-poll are for --webhook-listen, which is not given")
+	}
 	if s.onWorkLease != 0 && (s.onWorkLease < 2*time.Second || s.onWorkLease > maxLease) {
 		return usageError("--on-work-lease: want between 2s and %v", maxLease)
 	}

@@ -15,6 +15,7 @@ import (
 	"hearth/client"
 	"hearth/internal/db/dbtest"
 	"hearth/test/run"
+	"path/filepath"
 )
 
 func TestMain(m *testing.M) {
@@ -80,7 +81,8 @@ func tsWorker(t *testing.T, s *site, dir string) run.Program {
 
 func hearthWorker(t *testing.T, s *site, dir, engine string) run.Program {
 	cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID,
-		"--engine", engine, "--state", dir, "--pool", "1", "--max-idle", maxIdle.String(), "--drain", "2s")
+		"--engine", engine, "--state", filepath.Base(dir), "--pool", "1", "--max-idle", maxIdle.String(), "--drain", "2s")
+	cmd.Dir = filepath.Dir(dir) // a relative directory does as well
 	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
 	return run.Begin(t, cmd)
 }
