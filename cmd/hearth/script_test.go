@@ -57,6 +57,8 @@ func runScripts(t *testing.T, dir string, env []string) {
 			switch cond {
 			case "isolated":
 				return engine == engineNamespace, nil
+			case "root":
+				return os.Getuid() == 0, nil
 			case "pid-namespaces":
 				return exec.Command("unshare", "--pid", "--fork", "--mount-proc", "true").Run() == nil, nil
 			}
