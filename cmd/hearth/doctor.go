@@ -1,25 +1,25 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"hearth/internal/hands/doctor"
 	"hearth/internal/hands/sandbox"
-	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
 	"hearth/internal/hands/sandbox/process"
 )
 
 const doctorHelp = `Examine this host: would a worker do well on it? Give it the flags you would give
-the worker; it reads the same variables too.
+the worker; it reads the same variables too. Limits, --image and --park-store are
+not tried out.
 
   ok        works
   warn      a worker runs, with something less; what, is said
@@ -27,19 +27,19 @@ the worker; it reads the same variables too.
   skipped   was not asked for, or what it builds on does not work
 
 Below each warning and failure stands what to do about it. Every engine is
-started, runs one command and is removed again, in a directory of its own beside
---state; docker only if it is the one asked for. Without --base-url or --environment-id the server is left out; the
-environment's key is only looked at by the server, and claims nothing.
+started, runs one command and is removed again, in a directory of its own in or
+beside --state; docker only if it is the one asked for. Without --base-url or
+--environment-id the server is left out; the environment's key is only looked at
+by the server, and claims nothing.
 
 It may run beside a live worker, leaves nothing behind, and ends within half a
 minute. The exit code is 1 if anything fails; warnings do not count.`
 
 func newDoctor() *cobra.Command {
 	var (
-		cfg      doctor.Config
-		engine   string
-		inDocker docker.Config
-		out      output
+		flags workerFlags
+		shape shapeFlags
+		out   output
 	)
 	cmd := &cobra.Command{
 		Use:     "doctor",
@@ -52,16 +52,23 @@ func newDoctor() *cobra.Command {
   hearth doctor -o json | jq '.checks[] | select(.status == "fail")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.EnvironmentID = firstOf(cfg.EnvironmentID, os.Getenv("ANTHROPIC_ENVIRONMENT_ID"))
-			cfg.EnvironmentKey = firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY"))
-			cfg.BaseURL = firstOf(cfg.BaseURL, os.Getenv("ANTHROPIC_BASE_URL"))
+			if err := errors.Join(shape.apply(&flags.handsConfig), flags.prepare()); err != nil {
+				return err
+			}
+			cfg := doctor.Config{
+				StateDir: flags.stateDir, MaxSessions: flags.maxSessions, Pool: flags.pool,
+				EnvironmentID:      firstOf(flags.environmentID, os.Getenv("ANTHROPIC_ENVIRONMENT_ID")),
+				EnvironmentKey:     firstOf(os.Getenv("HEARTH_ENVIRONMENT_KEY"), os.Getenv("ANTHROPIC_ENVIRONMENT_KEY")),
+				EnvironmentKeyFile: flags.keyFile,
+				BaseURL:            firstOf(flags.baseURL, os.Getenv("ANTHROPIC_BASE_URL")),
+				Engines:            enginesIn, Wanted: enginesOf(flags.engine),
+			}
 			if cfg.BaseURL == "" && cfg.EnvironmentID != "" {
 				cfg.BaseURL = defaultBaseURL
 			}
-			cfg.Engines, cfg.Wanted = enginesIn, enginesOf(engine)
-			if engine == engineDocker { // only then, for it may pull an image
+			if flags.engine == engineDocker { // only then, for it may pull an image
 				cfg.Engines = func(stateDir string) []sandbox.Engine {
-					return append(enginesIn(stateDir), newDocker(inDocker, stateDir, "", slog.New(slog.DiscardHandler)))
+					return append(enginesIn(stateDir), newDocker(flags.docker, stateDir, "", slog.New(slog.DiscardHandler)))
 				}
 			}
 			report := doctor.Examine(cmd.Context(), cfg)
@@ -77,16 +84,9 @@ func newDoctor() *cobra.Command {
 			return nil
 		},
 	}
-	flags := cmd.Flags()
-	registerEngine(flags, &engine)
-	registerDocker(flags, &inDocker)
-	flags.StringVar(&cfg.StateDir, "state", filepath.Join(defaultDataDir(), "worker"), "the directory a worker would keep sessions' files and sandboxes in")
-	flags.IntVar(&cfg.MaxSessions, "max-sessions", 8, "how many sessions a worker would serve at once")
-	flags.IntVar(&cfg.Pool, "pool", 2, "how many sandboxes a worker would keep started ahead")
-	flags.StringVar(&cfg.BaseURL, "base-url", "", "the server's address (default "+defaultBaseURL+" with --environment-id, else none)")
-	flags.StringVar(&cfg.EnvironmentID, "environment-id", "", "the environment whose queue a worker would serve")
-	flags.StringVar(&cfg.EnvironmentKeyFile, "environment-key-file", "", "file with the environment's key")
-	out.register(flags)
+	flags.register(cmd.Flags())
+	shape.register(cmd.Flags())
+	out.register(cmd.Flags())
 	return cmd
 }
 

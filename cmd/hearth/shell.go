@@ -59,7 +59,7 @@ func newShell() *cobra.Command {
 }
 
 func listShells(cmd *cobra.Command, state string) error {
-	sessions, err := shell.List(state)
+	sessions, err := shell.List(cmd.Context(), state)
 	for _, s := range sessions {
 		fmt.Fprintln(cmd.OutOrStdout(), s)
 	}
@@ -78,7 +78,7 @@ func openShell(cmd *cobra.Command, state string, o shell.Open) error {
 		}
 		defer restore()
 	}
-	code, err := t.Run(state, o)
+	code, err := t.Run(cmd.Context(), state, o)
 	switch {
 	case errors.Is(err, shell.ErrNone):
 		return usageError("no worker runs on %s; name its directory with --state", state)

@@ -81,8 +81,9 @@ const young = time.Minute
 // sweep removes the scratch directories nobody holds. What cannot be removed is
 // left; it is somebody else's.
 func sweep(parent string) {
-	left, _ := filepath.Glob(filepath.Join(parent, scratchPattern+"*")) // at worst none is found
-	for _, dir := range left {
+	left, _ := fs.Glob(os.DirFS(parent), scratchPattern+"*") // at worst none is found
+	for _, name := range left {
+		dir := filepath.Join(parent, name)
 		info, err := os.Lstat(dir)
 		if err != nil || !info.IsDir() || time.Since(info.ModTime()) < young {
 			continue

@@ -1,18 +1,25 @@
 package shell
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"hearth/internal/hands/hand"
 )
 
+// listTimeout bounds how long a worker may take to say what sandboxes it has.
+const listTimeout = 10 * time.Second
+
 // List lists the sessions that have a sandbox with one of the workers on a state
 // directory.
-func List(stateDir string) (sessions []string, err error) {
-	lines, err := dial(stateDir)
+func List(ctx context.Context, stateDir string) (sessions []string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errors.New("a worker does not answer"))
+	defer cancel()
+	lines, err := dial(ctx, stateDir)
 	if errors.Is(err, ErrNone) {
 		return nil, nil
 	}
@@ -25,7 +32,15 @@ func List(stateDir string) (sessions []string, err error) {
 		sessions, err = append(sessions, m.Sessions...), errors.Join(err, e, l.Close())
 	}
 	slices.Sort(sessions)
-	return sessions, err
+	return sessions, because(ctx, err)
+}
+
+// because is an error, or why ctx ended if that came of it.
+func because(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // Terminal is what an operator sits at.
@@ -44,12 +59,20 @@ type Terminal struct {
 const endOfInput = 4
 
 // Run opens a terminal in a session's sandbox and carries it until its program has
-// ended, whose exit code it returns.
-func (t Terminal) Run(stateDir string, o Open) (code int, err error) {
-	l, first, err := find(stateDir, o)
+// ended, whose exit code it returns, or until ctx ends, which hangs up.
+func (t Terminal) Run(ctx context.Context, stateDir string, o Open) (code int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l, first, err := find(ctx, stateDir, o)
 	if err != nil {
-		return 0, err
+		return 0, because(ctx, err)
 	}
+	code, err = t.carry(l, first)
+	return code, because(ctx, err)
+}
+
+// carry passes on what is typed and shown.
+func (t Terminal) carry(l line, first message) (code int, err error) {
 	defer l.Close()
 	if t.Began != nil {
 		t.Began(first.Recording)
@@ -88,8 +111,8 @@ func (t Terminal) Run(stateDir string, o Open) (code int, err error) {
 }
 
 // find opens the terminal with whichever worker has the session.
-func find(stateDir string, o Open) (line, message, error) {
-	lines, err := dial(stateDir)
+func find(ctx context.Context, stateDir string, o Open) (line, message, error) {
+	lines, err := dial(ctx, stateDir)
 	if err != nil {
 		return line{}, message{}, err
 	}

@@ -2,7 +2,13 @@ package shell
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"hearth/internal/hands/hand"
@@ -29,12 +35,12 @@ func TestSilentOperator(t *testing.T) {
 	}()
 	var lines []line
 	run.Eventually(t, "the server listens", func() bool {
-		lines, _ = dial(dir)
+		lines, _ = dial(t.Context(), dir)
 		return len(lines) == 1
 	})
 	defer lines[0].Close()
 	// Another that is answered shows that the first has been accepted.
-	asking, err := dial(dir)
+	asking, err := dial(t.Context(), dir)
 	if err != nil || len(asking) != 1 {
 		t.Fatal(len(asking), err)
 	}
@@ -50,5 +56,39 @@ func TestSilentOperator(t *testing.T) {
 	run.Eventually(t, "the server ends", func() bool { return len(ended) == 1 })
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSilentWorker is about a worker that takes connections and says nothing: whoever
+// asks it can still give up.
+func TestSilentWorker(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, socketDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("unix", filepath.Join(dir, socketDir, "silent"+socketExt))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for name, ask := range map[string]func(context.Context) error{
+		"list": func(ctx context.Context) error { _, err := List(ctx, dir); return err },
+		"run": func(ctx context.Context) error {
+			_, err := Terminal{In: strings.NewReader(""), Out: io.Discard}.Run(ctx, dir, Open{Session: "sesn_x"})
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- ask(ctx) }()
+		asked, err := silent.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s ends with %v", name, err)
+		}
+		asked.Close()
 	}
 }

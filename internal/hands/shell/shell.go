@@ -5,9 +5,11 @@
 package shell
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -72,14 +74,17 @@ func through(path string, do func(short string) error) error {
 // ErrNone says that no worker runs on a state directory.
 var ErrNone = errors.New("no worker runs on this state directory")
 
-// dial connects to every worker that runs on a state directory.
-func dial(stateDir string) (lines []line, err error) {
-	sockets, _ := filepath.Glob(filepath.Join(stateDir, socketDir, "*"+socketExt)) // the pattern is well-formed
-	for _, socket := range sockets {
+// dial connects to every worker that runs on a state directory. The connections end
+// with ctx.
+func dial(ctx context.Context, stateDir string) (lines []line, err error) {
+	sockets, _ := fs.Glob(os.DirFS(stateDir), socketDir+"/*"+socketExt) // the pattern is well-formed
+	for _, name := range sockets {
+		socket := filepath.Join(stateDir, name)
 		e := through(socket, func(short string) error {
 			c, err := net.Dial("unix", short)
 			if err == nil {
 				lines = append(lines, newLine(c))
+				context.AfterFunc(ctx, func() { _ = c.Close() })
 			}
 			return err
 		})

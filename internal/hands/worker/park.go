@@ -142,8 +142,9 @@ func (w *Worker) evict() {
 	}
 	var images []image
 	var total int64
-	dirs, _ := filepath.Glob(filepath.Join(w.StateDir, "sessions", "*", parkedDir)) // a constant pattern is well-formed
-	for _, dir := range dirs {
+	found, _ := fs.Glob(os.DirFS(w.StateDir), "sessions/*/"+parkedDir) // a constant pattern is well-formed
+	for _, name := range found {
+		dir := filepath.Join(w.StateDir, name)
 		info, err := os.Stat(dir)
 		if err != nil {
 			continue // it has just been restored

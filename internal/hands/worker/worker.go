@@ -172,18 +172,21 @@ func (w *Worker) name() error {
 	}
 	path := filepath.Join(w.StateDir, "worker-id")
 	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the worker's name: %w", err)
+	}
+	if len(raw) == 0 { // or it was being written when power was lost
 		host, err := os.Hostname()
 		if err != nil {
 			host = "worker"
 		}
 		raw = []byte(host + "-" + newID()[16:])
-		err = os.WriteFile(path, raw, 0o600)
+		if err = os.WriteFile(path+".new", raw, 0o600); err == nil {
+			err = os.Rename(path+".new", path)
+		}
 		if err != nil {
 			return fmt.Errorf("keep the worker's name: %w", err)
 		}
-	} else if err != nil {
-		return fmt.Errorf("read the worker's name: %w", err)
 	}
 	w.WorkerID = string(raw)
 	w.wire.worker = w.WorkerID
