@@ -176,6 +176,9 @@ func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
 	var full *LimitError
 	switch {
 	case err == nil && limit == "":
+		if likely := p.Spec.Limits.guess(result.Text); likely != "" && call.Tool == "bash" {
+			result.Text += "\n(Perhaps " + (&LimitError{likely}).Error() + ".)"
+		}
 	case err == nil:
 		result.Text += "\n(" + (&LimitError{limit}).Error() + ".)"
 		result.IsError = true

@@ -1,6 +1,9 @@
 package sandbox
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Limits are the resource bounds of one sandbox; zero fields are unlimited.
 type Limits struct {
@@ -38,6 +41,18 @@ func (l Limits) since(before, now Hits) string {
 		return size(l.MemoryBytes) + " of memory; a process was ended for it"
 	case now.Processes > before.Processes:
 		return fmt.Sprintf("%d processes; more could not be started", l.Processes)
+	}
+	return ""
+}
+
+// guess names the limit that a program which says that has probably reached, "" for
+// none: where the limit is the sandbox's own kernel's, nobody else is told of it.
+func (l Limits) guess(said string) string {
+	switch {
+	case l.Processes > 0 && (strings.Contains(said, "Resource temporarily unavailable") || strings.Contains(said, "Cannot fork")): // EAGAIN, and dash
+		return fmt.Sprintf("%d processes", l.Processes)
+	case l.OpenFiles > 0 && strings.Contains(said, "Too many open files"): // EMFILE
+		return fmt.Sprintf("%d open files for each process", l.OpenFiles)
 	}
 	return ""
 }

@@ -71,7 +71,7 @@ func serve() error {
 		{"mount the kernel's files", mountInside},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
 		{"bring up the loopback", loopbackUp},
-		{"set limits", func() error { return setLimits(in) }},
+		{"set limits", func() error { return hand.LimitFiles(uint64(cmp.Or(in.OpenFiles, defaultOpenFiles))) }},
 		{"go to the working directory", func() error { return unix.Chdir(sandbox.GuestWorkdir) }},
 		{"prepare to start the shell", func() (err error) { launch, err = newLauncher(); return err }},
 		{"give up rights", func() error { return giveUp(in.Root.Image != "") }},
@@ -192,15 +192,3 @@ const (
 	defaultProcesses = 4096
 	defaultOpenFiles = 65536
 )
-
-func setLimits(in instructions) error {
-	var have unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
-		return err
-	}
-	files := min(uint64(cmp.Or(in.OpenFiles, defaultOpenFiles)), have.Max)
-	return errors.Join(
-		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}),
-		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
-	)
-}

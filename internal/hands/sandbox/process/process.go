@@ -91,7 +91,8 @@ func (e *Engine) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		if r.Process, err = record.Find(pid); err != nil {
 			return err
 		}
-		return errors.Join(e.dir.Save(r), gateW.Close())
+		_, err = fmt.Fprint(gateW, spec.Limits.OpenFiles)
+		return errors.Join(err, e.dir.Save(r), gateW.Close())
 	}
 	outside := spec.Limits
 	if outside.Processes > 0 {
@@ -118,9 +119,14 @@ func run() {
 	hand.Shrug()
 	// Nothing is begun before the worker knows of this process and has bounded it.
 	gate := os.NewFile(3, "gate")
-	_, _ = io.Copy(io.Discard, gate)
+	raw, _ := io.ReadAll(gate)
 	gate.Close()
+	var openFiles uint64
+	_, _ = fmt.Sscan(string(raw), &openFiles) // nothing if the worker has ended
 	workdir, err := os.Getwd()
+	if err == nil && openFiles > 0 {
+		err = hand.LimitFiles(openFiles)
+	}
 	if err == nil {
 		// Orphans are left to the hand. Elsewhere they would be left to the first
 		// process, which in a container may be the worker, and knows none of them.

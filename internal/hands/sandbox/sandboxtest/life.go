@@ -130,6 +130,10 @@ func testLimits(t *testing.T, newEngine Maker) {
 	}})
 	equal(t, "works under limits", b.bash("seq 1 3 | sort -r | head -1"), "3")
 	b.ok("grep", input{"pattern": "x"})
+	result := b.do(toolCall("bash", input{"command": "ulimit -n; for i in {1..100}; do exec {fd}</dev/null; done"}))
+	if !strings.Contains(result.Text, "limit of 100 open files") {
+		t.Errorf("what opens too many files is told %q", result.Text)
+	}
 }
 
 func testManySandboxes(t *testing.T, newEngine Maker) {

@@ -92,8 +92,8 @@ func testProcessesLimit(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{Processes: 40}})
 	// xargs, unlike bash, does not try again and again.
 	result := b.do(toolCall("bash", input{"command": "seq 80 | timeout 10 xargs -P 80 -n 1 sh -c 'sleep 1.5' sh; echo ended with $?"}))
-	if !strings.Contains(result.Text, "fork") && !strings.Contains(result.Text, "limit") {
-		t.Errorf("80 processes were started under a limit of 40: %.300q", result.Text)
+	if !strings.Contains(result.Text, "limit of 40 processes") {
+		t.Errorf("80 processes were started under a limit of 40, or nobody says so: %.300q", result.Text)
 	}
 	b.do(toolCall("bash", input{"restart": true}))
 	// With no process left to start, the tools that need none still work, several

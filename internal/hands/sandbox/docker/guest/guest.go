@@ -50,7 +50,8 @@ func serve(args []string) error {
 	if _, err := os.Stat("/bin/bash"); err != nil {
 		return errors.New("the image has no /bin/bash; name one that has with --docker-image")
 	}
-	if err := limitFiles(openFiles); err != nil {
+	// Here, and not by the daemon: it might not be allowed to give as many.
+	if err := hand.LimitFiles(openFiles); err != nil {
 		return fmt.Errorf("limit open files: %w", err)
 	}
 	// What runs here shares our user; it must not look into us.
@@ -63,18 +64,4 @@ func serve(args []string) error {
 	return hand.Serve(context.Background(), os.Stdin, os.Stdout, hand.Config{
 		Workdir: sandbox.GuestWorkdir, Beside: sandbox.GuestMnt, Env: os.Environ(), Init: true, Processes: processes,
 	})
-}
-
-// limitFiles is done here because it lowers what the daemon gives, which it might
-// not be allowed to raise.
-func limitFiles(most uint64) error {
-	var have unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
-		return err
-	}
-	most = min(most, have.Max)
-	return errors.Join(
-		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}),
-		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}),
-	)
 }
