@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"hearth/internal/hands/depot"
 	"hearth/test/run"
@@ -132,5 +133,39 @@ func TestParkedElsewhere(t *testing.T) {
 	c.say("$ cd /workspace; echo ${said:-new} $(ls latest)")
 	if got := last(7); got != "new latest" {
 		t.Errorf("with a worker that had it before, it says %q\n%s", got, c.story())
+	}
+}
+
+// TestParkedNotForever: what is on disk for too long, or takes too much, goes, the
+// oldest first; sessions keep their files.
+func TestParkedNotForever(t *testing.T) {
+	t.Parallel()
+	for name, flags := range map[string][]string{"quota": {"--park-quota", "3MiB"}, "age": {"--park-ttl", "1s"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, dir := newSite(t, run.Serve(t), name), t.TempDir()
+			cmd := run.Hearth(t, append([]string{"worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor",
+				"--state", dir, "--max-idle", maxIdle.String()}, flags...)...)
+			cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
+			run.Begin(t, cmd)
+			parked := func(c *chat) bool {
+				_, err := os.Stat(filepath.Join(dir, "sessions", c.id, "parked"))
+				return err == nil
+			}
+			older := s.start(t, "$ said=before; touch kept")
+			older.end(1)
+			run.Eventually(t, "the sandbox is put on disk", func() bool { return parked(older) })
+			time.Sleep(time.Second) // so that it is the older one, and too old
+			later := s.start(t, "$ said=before; touch kept")
+			later.end(1)
+			run.Eventually(t, "the next takes its place", func() bool { return parked(later) && !parked(older) })
+			for c, want := range map[*chat]string{older: "nothing kept", later: "before kept"} {
+				c.say("$ echo ${said:-nothing} $(ls)")
+				texts, _ := c.results(c.end(2))
+				if got := strings.TrimSpace(texts[len(texts)-1]); got != want {
+					t.Errorf("it says %q, want %q\n%s", got, want, c.story())
+				}
+			}
+		})
 	}
 }

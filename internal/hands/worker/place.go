@@ -33,11 +33,13 @@ func (w *Worker) open(ctx context.Context, sessionID string) (place, error) {
 	}
 	dir := filepath.Join(w.StateDir, "sessions", sessionID)
 	p := place{dir: dir, work: cmp.Or(w.Workdir, filepath.Join(dir, "work")), mnt: filepath.Join(dir, "mnt"), begun: filepath.Join(dir, "begun")}
-	if err := p.make(); err != nil {
-		return p, err
-	}
-	if err := p.take(ctx); err != nil {
-		return p, err
+	for p.lock == nil { // unless what was locked has just been tidied away
+		if err := p.make(); err != nil {
+			return p, err
+		}
+		if err := p.take(ctx); err != nil {
+			return p, err
+		}
 	}
 	return p, p.touch()
 }
@@ -58,27 +60,49 @@ func (p place) make() error {
 // lockRetry is how long to wait for another process between two looks.
 const lockRetry = 100 * time.Millisecond
 
-// take locks the place. Another process that has it lost its lease, will notice
-// at its next heartbeat, and unlocks by ending at the latest.
+// take locks the place, if it is there. Another process that has it lost its lease,
+// will notice at its next heartbeat, and unlocks by ending at the latest.
 func (p *place) take(ctx context.Context) error {
-	f, err := os.OpenFile(filepath.Join(p.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock the session's directory: %w", err)
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			p.lock = f
+		lock, err := lockPlace(p.dir)
+		switch {
+		case err == nil:
+			p.lock = lock
 			return nil
-		}
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case errors.Is(err, unix.EWOULDBLOCK):
 			err = sleep(ctx, lockRetry)
 		}
 		if err != nil {
-			f.Close()
 			return fmt.Errorf("lock the session's directory: %w", err)
 		}
 	}
+}
+
+// lockPlace locks a session's directory, or fails at once.
+func lockPlace(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	var mine, there fs.FileInfo
+	if err == nil {
+		mine, err = f.Stat()
+	}
+	if err == nil {
+		there, err = os.Stat(path)
+	}
+	if err == nil && !os.SameFile(mine, there) {
+		err = fs.ErrNotExist // it was removed, and another made
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // touch notes when the place was last used.
@@ -137,17 +161,44 @@ func (w *Worker) tidyOnce() {
 	if err != nil {
 		return // there are none yet
 	}
-	busy := map[string]bool{}
-	for _, session := range w.Status().Sessions {
-		busy[session] = true
-	}
 	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil || busy[entry.Name()] || time.Since(info.ModTime()) < w.KeepWorkdir {
-			continue
-		}
-		if err := sandbox.RemoveAll(filepath.Join(root, entry.Name())); err != nil {
+		if err := w.tidyAway(filepath.Join(root, entry.Name())); err != nil {
 			w.Log.Warn("could not remove the files of an old session", "session", entry.Name(), "error", err)
 		}
 	}
+}
+
+// tidyAway removes a session's place, if it has not been used for long and nobody
+// has it: this worker or another on the same state directory.
+func (w *Worker) tidyAway(dir string) error {
+	if !w.long(dir) {
+		return nil
+	}
+	lock, err := lockPlace(dir)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if !w.long(dir) {
+		return nil // it has been used meanwhile
+	}
+	// Out of the way first: somebody may be about to make it anew.
+	away := filepath.Join(filepath.Dir(dir), tidiedPrefix+newID())
+	if err := os.Rename(dir, away); err != nil {
+		return err
+	}
+	return sandbox.RemoveAll(away)
+}
+
+// tidiedPrefix begins the name of a place that is being removed, which is no
+// session's.
+const tidiedPrefix = ".tidied-"
+
+// long tells whether a place has not been used for longer than places are kept.
+func (w *Worker) long(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()) >= w.KeepWorkdir
 }
