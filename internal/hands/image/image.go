@@ -289,18 +289,18 @@ func (s *Store) convert(ctx context.Context, ref string, digest v1.Hash, src sou
 	if _, err := s.entry(digest.Hex); err == nil {
 		return nil // somebody else has just done it
 	}
-	config, err := src.ConfigFile()
+	img, err := check(src.Image, digest)
 	if err != nil {
 		return err
 	}
-	if p := config.Platform(); p != nil && !p.Satisfies(platform) {
+	if p := img.config.Platform(); p != nil && !p.Satisfies(platform) {
 		return fmt.Errorf("it is for %s, and this host is %s", p, platform)
 	}
 	s.log.Info("fetching an image", "image", ref, "digest", digest.String(), "size", compressed(src))
 	began := time.Now()
 	passing := s.path(digest.Hex, ".new")
-	e := Entry{Digest: digest.String(), Refs: []string{ref}, Env: config.Config.Env}
-	if err := s.build(ctx, ref, passing, src, &e); err != nil {
+	e := Entry{Digest: digest.String(), Refs: []string{ref}, Env: img.config.Config.Env}
+	if err := s.build(ctx, ref, passing, src, img, &e); err != nil {
 		_ = os.Remove(passing) // if it is still there, tidy will
 		return err
 	}
@@ -312,7 +312,7 @@ func (s *Store) convert(ctx context.Context, ref string, digest v1.Hash, src sou
 }
 
 // build writes the file system.
-func (s *Store) build(ctx context.Context, ref, to string, src source, e *Entry) (err error) {
+func (s *Store) build(ctx context.Context, ref, to string, src source, img checked, e *Entry) (err error) {
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
 	if err != nil {
 		return err
@@ -323,7 +323,7 @@ func (s *Store) build(ctx context.Context, ref, to string, src source, e *Entry)
 		return err
 	}
 	t := newTree(s.limit)
-	flat := mutate.Extract(checked{src.Image})
+	flat := mutate.Extract(img)
 	defer flat.Close()
 	if err := t.read(&watched{Reader: flat, ctx: ctx, log: s.log, ref: ref, src: src, last: time.Now()}, w); err != nil {
 		return err

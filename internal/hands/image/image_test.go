@@ -3,7 +3,10 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -273,6 +276,63 @@ func TestTampered(t *testing.T) {
 	if i, err := newStore(t, t.TempDir(), 0).Get(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("it is %v, %v", i, err)
 	}
+}
+
+// TestForged pairs the manifest of an image that others trust with another
+// configuration and layer. What a cache has under a digest is what that digest is
+// of, whoever brought it.
+func TestForged(t *testing.T) {
+	h, evil := newHub(t), archive(t, file("a", "evil"))
+	img := build(t, archive(t, file("a", "good")))
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := strings.TrimSuffix(h.push(t, "a:b", img), ":b") + "@" + digest.String()
+	dir := t.TempDir()
+	p, err := layout.Write(dir, empty.Index)
+	if err == nil {
+		err = p.AppendImage(img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RootFS.DiffIDs = []v1.Hash{{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sha256.Sum256(evil))}}
+	forged, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for digest, content := range map[v1.Hash][]byte{manifest.Config.Digest: forged, manifest.Layers[0].Digest: zipped(t, evil)} {
+		if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", digest.Hex), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newStore(t, t.TempDir(), 0)
+	if i, err := s.Get(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "the configuration has the digest") {
+		t.Errorf("the forged one is %v, %v", i, err)
+	}
+	if got := files(t, get(t, s, pinned)); got["a"] != "good" {
+		t.Errorf("by its digest it has %q", got)
+	}
+}
+
+func zipped(t testing.TB, raw []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	_, err := w.Write(raw)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // TestConvertedOnce has many ask for one image at once, through several stores as

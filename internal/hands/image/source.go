@@ -191,31 +191,101 @@ func choose(index v1.ImageIndex, depth int) (v1.Image, error) {
 	return nil, nil
 }
 
-// checked is an image whose layers are held against the digests that its
-// configuration has of them, wherever they come from.
-type checked struct{ v1.Image }
+// The limits of what describes an image. Those of the manifest and of the
+// configuration are what registries commonly take, in bytes.
+const (
+	maxDocument = 4 << 20
+	maxLayers   = 1000
+)
 
-func (c checked) Layers() ([]v1.Layer, error) {
-	layers, err := c.Image.Layers()
+// checked is an image of which all parts belong together: the manifest is the one
+// that the image's digest is of, the configuration is the one that the manifest
+// has the digest of, and each layer, as it is read, is held against the
+// configuration. Nothing is believed, wherever it comes from: what is in the cache
+// under a digest is taken for what others know by that digest.
+type checked struct {
+	v1.Image
+	config *v1.ConfigFile
+	layers []v1.Layer
+}
+
+func check(img v1.Image, digest v1.Hash) (c checked, err error) {
+	raw, err := img.RawManifest()
+	if err != nil {
+		return c, err
+	}
+	if err := hasDigest("the manifest", raw, digest); err != nil {
+		return c, err
+	}
+	manifest, err := v1.ParseManifest(bytes.NewReader(raw))
+	if err != nil {
+		return c, fmt.Errorf("read the manifest: %w", err)
+	}
+	if size := manifest.Config.Size; size < 0 || size > maxDocument {
+		return c, fmt.Errorf("its configuration has %d bytes, at most %d are possible", size, maxDocument)
+	}
+	raw, err = img.RawConfigFile()
+	if err != nil {
+		return c, fmt.Errorf("read the configuration: %w", err)
+	}
+	if err := hasDigest("the configuration", raw, manifest.Config.Digest); err != nil {
+		return c, err
+	}
+	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
+	if err != nil {
+		return c, fmt.Errorf("read the configuration: %w", err)
+	}
+	layers, err := checkLayers(img, len(manifest.Layers), config.RootFS.DiffIDs)
+	return checked{img, config, layers}, err
+}
+
+// hasDigest holds a document against its digest.
+func hasDigest(what string, raw []byte, want v1.Hash) error {
+	if len(raw) > maxDocument {
+		return fmt.Errorf("%s has %d bytes, at most %d are possible", what, len(raw), maxDocument)
+	}
+	if err := isKnown(want); err != nil {
+		return err
+	}
+	if got := fmt.Sprintf("%x", sha256.Sum256(raw)); got != want.Hex {
+		return fmt.Errorf("%s has the digest sha256:%s, and should have %s", what, got, want)
+	}
+	return nil
+}
+
+func isKnown(digest v1.Hash) error {
+	if digest.Algorithm != "sha256" {
+		return fmt.Errorf("a digest is made by %.20q, which is not known here; sha256 is", digest.Algorithm)
+	}
+	return nil
+}
+
+// checkLayers returns an image's layers, the lowest first. The manifest has n of
+// them.
+func checkLayers(img v1.Image, n int, digests []v1.Hash) ([]v1.Layer, error) {
+	if n > maxLayers {
+		return nil, fmt.Errorf("the image has %d layers, at most %d are possible", n, maxLayers)
+	}
+	if len(digests) != n {
+		return nil, fmt.Errorf("the image has %d layers, and digests of %d", n, len(digests))
+	}
+	layers, err := img.Layers()
 	if err != nil {
 		return nil, err
 	}
-	config, err := c.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	digests := config.RootFS.DiffIDs
-	if len(digests) != len(layers) {
-		return nil, fmt.Errorf("the image has %d layers, and digests of %d", len(layers), len(digests))
+	if len(layers) != n {
+		return nil, fmt.Errorf("the image has %d layers, and its manifest %d", len(layers), n)
 	}
 	for i, l := range layers {
-		if digests[i].Algorithm != "sha256" {
-			return nil, fmt.Errorf("a layer's digest is made by %.20q, which is not known here", digests[i].Algorithm)
+		if err := isKnown(digests[i]); err != nil {
+			return nil, err
 		}
 		layers[i] = checkedLayer{l, digests[i]}
 	}
 	return layers, nil
 }
+
+func (c checked) Layers() ([]v1.Layer, error) { return c.layers, nil }
 
 type checkedLayer struct {
 	v1.Layer
@@ -224,7 +294,10 @@ type checkedLayer struct {
 
 func (l checkedLayer) Uncompressed() (io.ReadCloser, error) {
 	content, err := l.Layer.Uncompressed()
-	return &verified{content, sha256.New(), l.want}, err
+	if err != nil {
+		return nil, err
+	}
+	return &verified{content, sha256.New(), l.want}, nil
 }
 
 type verified struct {
@@ -237,7 +310,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	n, err := v.ReadCloser.Read(p)
 	v.hash.Write(p[:n])
 	if errors.Is(err, io.EOF) {
-		if got := fmt.Sprintf("%x", v.hash.Sum(nil)); !bytes.Equal([]byte(got), []byte(v.want.Hex)) {
+		if got := fmt.Sprintf("%x", v.hash.Sum(nil)); got != v.want.Hex {
 			return n, fmt.Errorf("a layer's content has the digest sha256:%s, and should have %s", got, v.want)
 		}
 	}
