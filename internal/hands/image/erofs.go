@@ -46,13 +46,14 @@ type node struct {
 	mode     uint16
 	uid, gid uint32
 	mtime    time.Time
-	children map[string]*node // of a directory
+	children map[string]named // of a directory
 	target   string           // of a symbolic link
 	size     int64            // of a regular file
 	start    uint32           // the first block of its content
 
 	parent  *node // of a directory
 	implied bool  // a directory that no header has described yet
+	cleared int   // the layer that has last hidden what lower layers have in this directory
 	links   uint32
 	number  uint32 // of the inode, from 1; 0 for one that has not been placed yet
 	nid     uint64 // where the inode is, in slots from the first
@@ -164,7 +165,7 @@ func place(root *node) (nodes []*node) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(n.children)) {
 			child := n.children[name]
-			walk(child, n)
+			walk(child.node, n)
 			if child.is(modeDir) {
 				n.links++ // its ..
 			}
@@ -248,7 +249,7 @@ func (n *node) entry(name string) *node {
 	case "..":
 		return n.parent
 	}
-	return n.children[name]
+	return n.children[name].node
 }
 
 func (n *node) dirents() (raw []byte) {

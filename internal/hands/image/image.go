@@ -22,7 +22,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"golang.org/x/sys/unix"
 )
 
@@ -158,8 +157,11 @@ func (s *Store) keep(ctx context.Context, ref string, src source) (*Image, error
 			}
 			return i, s.name(i, ref)
 		}
-		if made || ctx.Err() != nil {
+		if made {
 			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("fetch the image %s: %w", ref, err)
 		}
 		switch err := s.convert(ctx, ref, digest, src); {
 		case err == nil:
@@ -318,15 +320,16 @@ func (s *Store) build(ctx context.Context, ref, to string, src source, img check
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	w, err := newWriter(out)
+	w, err := newWriter(ending{out, ctx})
 	if err != nil {
 		return err
 	}
 	t := newTree(s.limit)
-	flat := mutate.Extract(img)
-	defer flat.Close()
-	if err := t.read(&watched{Reader: flat, ctx: ctx, log: s.log, ref: ref, src: src, last: time.Now()}, w); err != nil {
-		return err
+	p := &progress{ctx: ctx, log: s.log, ref: ref, src: src, last: time.Now(), limit: s.limit, left: s.limit}
+	for _, layer := range img.layers {
+		if err := unpack(layer, t, w, p); err != nil {
+			return err
+		}
 	}
 	if err := t.furnish(w); err != nil {
 		return err
@@ -355,29 +358,62 @@ func compressed(img v1.Image) (total int64) {
 	return total
 }
 
-// watched ends with a context, and logs how far a long fetch has come.
+// unpack puts a layer upon those below it.
+func unpack(layer v1.Layer, t *tree, w *eroWriter, p *progress) error {
+	content, err := layer.Uncompressed()
+	if err != nil {
+		return fmt.Errorf("read a layer: %w", err)
+	}
+	defer content.Close()
+	return t.apply(watched{content, p}, w)
+}
+
+// ending is a file that is written until a context ends.
+type ending struct {
+	io.WriteSeeker
+	ctx context.Context
+}
+
+func (e ending) Write(p []byte) (int, error) {
+	if err := e.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return e.WriteSeeker.Write(p)
+}
+
+// progress is how far an image has been read.
+type progress struct {
+	ctx   context.Context
+	log   *slog.Logger
+	ref   string
+	src   source
+	last  time.Time
+	limit int64
+	left  int64 // how many bytes its layers may hold still, decompressed
+}
+
+// watched is a layer being read. It ends with a context, and when all have held as
+// much as the image may take: what is not for the image takes time as well. It
+// logs how far a long fetch has come.
 type watched struct {
 	io.Reader
-	ctx  context.Context
-	log  *slog.Logger
-	ref  string
-	src  source
-	last time.Time
-	done int64
+	*progress
 }
 
 // progressEvery is how often a long fetch is logged.
 const progressEvery = 5 * time.Second
 
-func (w *watched) Read(p []byte) (int, error) {
+func (w watched) Read(p []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
 	n, err := w.Reader.Read(p)
-	w.done += int64(n)
+	if w.left -= int64(n); w.left < 0 {
+		return n, fmt.Errorf("%w: its layers hold more than %d bytes", errLarge, w.limit)
+	}
 	if time.Since(w.last) >= progressEvery {
 		w.last = time.Now()
-		attributes := []any{"image", w.ref, "unpacked", w.done}
+		attributes := []any{"image", w.ref, "unpacked", w.limit - w.left}
 		if w.src.received != nil {
 			attributes = append(attributes, "received", w.src.received.Load(), "of", compressed(w.src))
 		}

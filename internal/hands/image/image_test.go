@@ -17,10 +17,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -176,20 +178,38 @@ func TestLayers(t *testing.T) {
 		layers [][]entry
 		want   map[string]string
 	}{
-		"whiteout":         {[][]entry{{file("a", "1"), file("d/b", "1"), file("d/c", "1")}, {file(".wh.a", ""), file("d/.wh.b", "")}}, map[string]string{"d/c": "1"}},
-		"opaque":           {[][]entry{{file("d/a", "1"), file("e", "1")}, {dir("d"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, map[string]string{"d/b": "2", "e": "1"}},
-		"replaced":         {[][]entry{{file("a", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
-		"dir by file":      {[][]entry{{file("a/b", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
-		"through a link":   {[][]entry{{dir("usr/lib"), file("usr/lib/x", "1"), symlink("lib", "usr/lib")}, {file("lib/y", "2"), file("lib/x", "3")}}, map[string]string{"usr/lib/x": "3", "usr/lib/y": "2"}},
-		"up and out":       {[][]entry{{symlink("lib", "../../../etc"), file("etc/x", "1")}, {file("lib/y", "2")}}, map[string]string{"etc/x": "1", "lib/y": "2"}},
-		"in a circle":      {[][]entry{{symlink("a", "b"), symlink("b", "a")}, {file("a/y", "2")}}, map[string]string{}},
-		"link across":      {[][]entry{{file("a", "1")}, {hardlink("b", "a")}}, map[string]string{"a": "1", "b": "1"}},
-		"link first":       {[][]entry{{hardlink("b", "a"), file("a", "1")}}, map[string]string{"a": "1", "b": "1"}},
-		"devices dropped":  {[][]entry{{{tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, ""}, file("a", "1")}}, map[string]string{"a": "1"}},
-		"dots":             {[][]entry{{file("./x/./y", "1"), dir("./")}}, map[string]string{"x/y": "1"}},
-		"nothing at all":   {[][]entry{}, map[string]string{}},
-		"below a file":     {[][]entry{{file("a", "1"), file("a/b", "2")}}, map[string]string{"a": "1"}},
-		"tmp is a symlink": {[][]entry{{symlink("tmp", "var/tmp"), symlink("dev", "/etc"), file("var/tmp/x", "1")}}, map[string]string{"var/tmp/x": "1"}},
+		"whiteout":                {[][]entry{{file("a", "1"), file("d/b", "1"), file("d/c", "1")}, {file(".wh.a", ""), file("d/.wh.b", "")}}, map[string]string{"d/c": "1"}},
+		"opaque":                  {[][]entry{{file("d/a", "1"), file("e", "1")}, {dir("d"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, map[string]string{"d/b": "2", "e": "1"}},
+		"replaced":                {[][]entry{{file("a", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
+		"dir by file":             {[][]entry{{file("a/b", "1")}, {file("a", "2")}}, map[string]string{"a": "2"}},
+		"through a link":          {[][]entry{{dir("usr/lib"), file("usr/lib/x", "1"), symlink("lib", "usr/lib")}, {file("lib/y", "2"), file("lib/x", "3")}}, map[string]string{"usr/lib/x": "3", "usr/lib/y": "2"}},
+		"up and out":              {[][]entry{{symlink("lib", "../../../etc"), file("etc/x", "1")}, {file("lib/y", "2")}}, map[string]string{"etc/x": "1", "etc/y": "2"}},
+		"in a circle":             {[][]entry{{symlink("a", "b"), symlink("b", "a")}, {file("a/y", "2")}}, map[string]string{}},
+		"link across":             {[][]entry{{file("a", "1")}, {hardlink("b", "a")}}, map[string]string{"a": "1", "b": "1"}},
+		"link first":              {[][]entry{{hardlink("b", "a"), file("a", "1")}}, map[string]string{"a": "1", "b": "1"}},
+		"devices dropped":         {[][]entry{{{tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, ""}, file("a", "1")}}, map[string]string{"a": "1"}},
+		"dots":                    {[][]entry{{file("./x/./y", "1"), dir("./")}}, map[string]string{"x/y": "1"}},
+		"nothing at all":          {[][]entry{}, map[string]string{}},
+		"below a file":            {[][]entry{{file("a", "1"), file("a/b", "2")}}, map[string]string{"a": "1"}},
+		"link outlives its file":  {[][]entry{{file("a", "1"), hardlink("b", "a")}, {file(".wh.a", "")}}, map[string]string{"b": "1"}},
+		"link outlives a dir":     {[][]entry{{file("d/a", "old"), hardlink("b", "d/a")}, {file(".wh.d", "")}}, map[string]string{"b": "old"}},
+		"link to what was":        {[][]entry{{file("a", "old"), hardlink("b", "a")}, {file("a", "new")}}, map[string]string{"a": "new", "b": "old"}},
+		"link to what is now":     {[][]entry{{file("a", "old")}, {file("a", "new"), hardlink("b", "a")}}, map[string]string{"a": "new", "b": "new"}},
+		"link to a link first":    {[][]entry{{hardlink("c", "b"), hardlink("b", "a"), file("a", "1")}}, map[string]string{"a": "1", "b": "1", "c": "1"}},
+		"link through a link":     {[][]entry{{file("usr/a", "1"), symlink("u", "/usr")}, {hardlink("b", "u/a")}}, map[string]string{"usr/a": "1", "b": "1"}},
+		"whiteouts first":         {[][]entry{{file("a", "1"), file("d/x", "1")}, {file(".wh.a", ""), file("a", "new"), file(".wh.d", ""), dir("d"), file("d/y", "new")}}, map[string]string{"a": "new", "d/y": "new"}},
+		"whiteouts last":          {[][]entry{{file("a", "1"), file("d/x", "1")}, {file("a", "new"), dir("d"), file("d/y", "new"), file(".wh.a", ""), file(".wh.d", "")}}, map[string]string{"a": "new", "d/y": "new"}},
+		"opaque last":             {[][]entry{{file("d/a", "1"), file("d/e/a", "1")}, {file("d/b", "2"), file("d/e/b", "2"), file("d/.wh..wh..opq", "")}}, map[string]string{"d/b": "2", "d/e/b": "2"}},
+		"opaque twice":            {[][]entry{{file("d/a", "1")}, {file("d/.wh..wh..opq", ""), file("d/b", "2")}, {file("d/.wh..wh..opq", ""), file("d/c", "3")}}, map[string]string{"d/c": "3"}},
+		"whiteout of nothing":     {[][]entry{{file(".wh.a", ""), file("x/.wh.a", ""), file("b/.wh..", ""), file("b/c", "1")}}, map[string]string{"b/c": "1"}},
+		"whiteout of a link":      {[][]entry{{file("usr/a", "1"), symlink("u", "usr")}, {file(".wh.u", ""), file("u/b", "2")}}, map[string]string{"usr/a": "1", "u/b": "2"}},
+		"dir by link":             {[][]entry{{file("d/a", "1")}, {symlink("d", "e"), file("e/b", "2")}}, map[string]string{"e/b": "2"}},
+		"link by dir":             {[][]entry{{file("usr/a", "1"), symlink("u", "usr")}, {dir("u"), file("u/b", "2")}}, map[string]string{"usr/a": "1", "u/b": "2"}},
+		"link by file":            {[][]entry{{file("a", "1"), symlink("b", "a")}, {file("b", "2")}}, map[string]string{"a": "1", "b": "2"}},
+		"file by dir":             {[][]entry{{file("a", "1")}, {file("a/b", "2")}}, map[string]string{"a/b": "2"}},
+		"twice in one layer":      {[][]entry{{file("a", "1"), file("a", "2")}}, map[string]string{"a": "2"}},
+		"below a link to nothing": {[][]entry{{symlink("a", "b/c")}, {file("a/d", "1")}}, map[string]string{"b/c/d": "1"}},
+		"tmp is a symlink":        {[][]entry{{symlink("tmp", "var/tmp"), symlink("dev", "/etc"), file("var/tmp/x", "1")}}, map[string]string{"var/tmp/x": "1"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			var layers [][]byte
@@ -216,6 +236,7 @@ func TestRefused(t *testing.T) {
 	}
 	for what, c := range map[string]struct{ ref, want string }{
 		"a name that leads out": {h.push(t, "a:a", build(t, archive(t, file("../x", "1")))), "unsafe"},
+		"a link that leads out": {h.push(t, "a:i", build(t, archive(t, hardlink("b", "../a")))), "unsafe"},
 		"a link to nothing":     {h.push(t, "a:b", build(t, archive(t, hardlink("b", "a")))), "does not have"},
 		"links in a circle":     {h.push(t, "a:c", build(t, archive(t, hardlink("b", "a"), hardlink("a", "b")))), "does not have"},
 		"too large":             {h.push(t, "a:d", build(t, archive(t, file("big", strings.Repeat("x", 2<<20))))), "too large"},
@@ -249,6 +270,80 @@ func TestRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestHostile has images that are small to fetch and were not small to unpack.
+func TestHostile(t *testing.T) {
+	many := func(n int, one func(int) entry) (all []entry) {
+		for i := range n {
+			all = append(all, one(i))
+		}
+		return all
+	}
+	for what, c := range map[string]struct {
+		entries []entry
+		want    string
+	}{
+		"deep whiteouts":   {many(2, func(i int) entry { return file(strings.Repeat("n/", 450_000)+fmt.Sprint(".wh.", i), "") }), "at most 4095"},
+		"long whiteouts":   {many(3, func(i int) entry { return file(fmt.Sprint(".wh.", i, strings.Repeat("n", 900_000)), "") }), "at most 4095"},
+		"tiny files":       {many(300, func(i int) entry { return file(fmt.Sprint(i), "x") }), "too large"},
+		"empty files":      {many(3000, func(i int) entry { return file(fmt.Sprint(i), "") }), "too large"},
+		"long links":       {many(150, func(i int) entry { return symlink(fmt.Sprint(i), strings.Repeat("x", 4090)) }), "too large"},
+		"deep directories": {many(3, func(i int) entry { return file(fmt.Sprint(i, "/", strings.Repeat("n/", 2000), "x"), "") }), "too large"},
+		"full whiteouts":   {many(3, func(i int) entry { return file(fmt.Sprint(".wh.", i), strings.Repeat("x", 1<<19)) }), "too large"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			i, err := newStore(t, t.TempDir(), 1<<20).Get(t.Context(), newHub(t).push(t, "a:b", build(t, archive(t, c.entries...))))
+			if err == nil {
+				i.Close()
+				t.Fatal("it is taken")
+			}
+			if !strings.Contains(err.Error(), c.want) || len(err.Error()) > 1000 {
+				t.Errorf("it says %.2000v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// TestChain is of hard links each of which is to the next, the file at its end.
+func TestChain(t *testing.T) {
+	const n = 100_000
+	var chain []entry
+	for i := range n {
+		chain = append(chain, hardlink(fmt.Sprint(i), fmt.Sprint(i+1)))
+	}
+	chain = append(chain, file(fmt.Sprint(n), "1"))
+	i := get(t, newStore(t, t.TempDir(), 0), newHub(t).push(t, "a:b", build(t, archive(t, chain...))))
+	var first syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(mount(t, i.Path), "0"), &first); err != nil || first.Nlink != n+1 {
+		t.Errorf("the first has %d links, %v", first.Nlink, err)
+	}
+}
+
+// TestCounted takes a tree to where it may take no more.
+func TestCounted(t *testing.T) {
+	for what, to := range map[string]func(*tree){
+		"entries": func(t *tree) { t.entries = maxEntries - 2 },
+		"text":    func(t *tree) { t.text = maxText - 5 },
+		"walks":   func(t *tree) { t.walks = maxWalks - 25 },
+	} {
+		w, err := newWriter(discard{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree := newTree(1 << 20)
+		to(tree)
+		raw := archive(t, symlink("to", "."), file("to/to/to/to/x", ""), file("a/b/c/d/e", ""))
+		if err := tree.apply(bytes.NewReader(raw), w); !errors.Is(err, errLarge) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func (discard) Seek(int64, int) (int64, error) { return 0, nil }
 
 // TestTampered changes a layer where it is stored.
 func TestTampered(t *testing.T) {
@@ -444,6 +539,55 @@ func TestEviction(t *testing.T) {
 	}
 	if freed, err := s.Prune(); err != nil || freed < 1<<20 {
 		t.Errorf("pruning freed %d, %v", freed, err)
+	}
+}
+
+// ends is a context that ends when it has been asked a number of times.
+type ends struct {
+	context.Context
+	left atomic.Int64
+}
+
+func (e *ends) Err() error {
+	if e.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestEnds stops at every point of unpacking an image on this host, and of writing
+// what becomes of it.
+func TestEnds(t *testing.T) {
+	dir := t.TempDir()
+	p, err := layout.Write(dir, empty.Index)
+	if err == nil {
+		err = p.AppendImage(build(t, archive(t, file("a", strings.Repeat("x", 3<<20))), archive(t, file(".wh.a", ""))))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, t.TempDir(), 0)
+	for n := int64(0); ; n++ {
+		ctx := &ends{Context: t.Context()}
+		ctx.left.Store(n)
+		i, err := s.Get(ctx, dir)
+		var all bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(all.String(), "go-containerregistry") {
+			t.Fatalf("asked %d times, goroutines are left:\n%s", n, all.String())
+		}
+		if err == nil {
+			i.Close()
+			if n < 10 {
+				t.Errorf("the context was looked at %d times only", n)
+			}
+			return
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("asked %d times: %v", n, err)
+		}
 	}
 }
 

@@ -204,9 +204,8 @@ const (
 // configuration. Nothing is believed, wherever it comes from: what is in the cache
 // under a digest is taken for what others know by that digest.
 type checked struct {
-	v1.Image
 	config *v1.ConfigFile
-	layers []v1.Layer
+	layers []v1.Layer // the lowest first
 }
 
 func check(img v1.Image, digest v1.Hash) (c checked, err error) {
@@ -236,7 +235,7 @@ func check(img v1.Image, digest v1.Hash) (c checked, err error) {
 		return c, fmt.Errorf("read the configuration: %w", err)
 	}
 	layers, err := checkLayers(img, len(manifest.Layers), config.RootFS.DiffIDs)
-	return checked{img, config, layers}, err
+	return checked{config, layers}, err
 }
 
 // hasDigest holds a document against its digest.
@@ -284,8 +283,6 @@ func checkLayers(img v1.Image, n int, digests []v1.Hash) ([]v1.Layer, error) {
 	}
 	return layers, nil
 }
-
-func (c checked) Layers() ([]v1.Layer, error) { return c.layers, nil }
 
 type checkedLayer struct {
 	v1.Layer
