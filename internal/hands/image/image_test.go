@@ -33,6 +33,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/sys/unix"
 )
 
 // build makes an image of layers, the lowest first, for this host.
@@ -457,7 +458,7 @@ func TestUsersAreNotWaitedFor(t *testing.T) {
 	h, s := newHub(t), newStore(t, t.TempDir(), 0)
 	ref := h.push(t, "a:b", build(t, archive(t, file("a", "1"))))
 	get(t, s, ref)
-	src, err := open(t.Context(), ref, t.TempDir())
+	src, err := s.open(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -539,6 +540,149 @@ func TestEviction(t *testing.T) {
 	}
 	if freed, err := s.Prune(); err != nil || freed < 1<<20 {
 		t.Errorf("pruning freed %d, %v", freed, err)
+	}
+}
+
+// TestCrashed has what a process leaves that is killed as it makes or removes an
+// image, and what one of before left of an image that it named as it was removed.
+func TestCrashed(t *testing.T) {
+	for what, crash := range map[string]func(s *Store, hex string) error{
+		"an image without an entry": func(s *Store, hex string) error { return os.Remove(s.path(hex, entryExt)) },
+		"an entry without an image": func(s *Store, hex string) error { return os.Remove(s.path(hex, imageExt)) },
+		"an entry cut short":        func(s *Store, hex string) error { return os.Truncate(s.path(hex, entryExt), 5) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			h, dir := newHub(t), t.TempDir()
+			ref, s := h.push(t, "a:b", build(t, archive(t, file("a", "1")))), newStore(t, dir, 0)
+			i, err := s.Get(t.Context(), ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(i.Close(), crash(s, hexOf(i.Digest))); err != nil {
+				t.Fatal(err)
+			}
+			if got := files(t, get(t, s, ref)); got["a"] != "1" {
+				t.Errorf("thereafter it has %q", got)
+			}
+		})
+		t.Run(what+" that nobody asks for", func(t *testing.T) {
+			h, dir := newHub(t), t.TempDir()
+			s := newStore(t, dir, 0)
+			i, err := s.Get(t.Context(), h.push(t, "a:b", build(t, archive(t, file("a", "1")))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(i.Close(), crash(s, hexOf(i.Digest))); err != nil {
+				t.Fatal(err)
+			}
+			newStore(t, dir, 0)
+			if left := leftIn(t, dir); len(left) > 0 {
+				t.Errorf("left are %q", left)
+			}
+		})
+	}
+}
+
+// leftIn is what a cache's directory has besides locks.
+func leftIn(t testing.TB, dir string) (left []string) {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if filepath.Ext(f.Name()) != lockExt {
+			left = append(left, f.Name())
+		}
+	}
+	return left
+}
+
+// TestTidied: what is being made when another process starts stays; what is left
+// of killed ones goes, in whatever directory.
+func TestTidied(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "odd [dir")
+	s := newStore(t, dir, 0)
+	ref := newHub(t).push(t, "a:b", build(t, archive(t, file("a", "1"))))
+	i := get(t, s, ref)
+	made, lock, err := s.scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	making, err := s.lock(strings.Repeat("1", 64), unix.LOCK_EX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{strings.Repeat("1", 64) + passingExt, strings.Repeat("2", 64) + passingExt, "entry-1", "layout-1/x"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newStore(t, dir, 0)
+	want := []string{filepath.Base(made), strings.Repeat("1", 64) + passingExt, hexOf(i.Digest) + imageExt, hexOf(i.Digest) + entryExt}
+	slices.Sort(want)
+	if left := leftIn(t, dir); !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
+	}
+	if entries, err := s.List(); len(entries) != 1 || err != nil {
+		t.Errorf("the cache has %v, %v", entries, err)
+	}
+	if err := errors.Join(lock.Close(), making.Close(), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	newStore(t, dir, 0)
+	if left := leftIn(t, dir); len(left) != 2 {
+		t.Errorf("then left are %q", left)
+	}
+}
+
+// TestNamedAtOnce has one image get many names from several stores, and removes
+// another that had them before meanwhile.
+func TestNamedAtOnce(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	img, before := build(t, archive(t, file("a", "1"))), build(t, archive(t, file("a", "2")))
+	s := newStore(t, dir, 0)
+	var refs []string
+	for n := range 8 {
+		ref := h.push(t, fmt.Sprintf("a:v%d", n), before)
+		i, err := s.Get(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.Close()
+		h.push(t, fmt.Sprintf("a:v%d", n), img)
+		refs = append(refs, ref)
+	}
+	digest, err := before.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for _, ref := range refs {
+		s := newStore(t, dir, 0)
+		all.Go(func() {
+			i, err := s.Get(t.Context(), ref)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			i.Close()
+		})
+	}
+	all.Go(func() { _ = s.Remove(digest.String()) }) // unless it is being listed
+	all.Wait()
+	entries, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		slices.Sort(e.Refs)
+		if e.Digest == digest.String() && len(e.Refs) > 0 || e.Digest != digest.String() && !slices.Equal(e.Refs, refs) {
+			t.Errorf("%s has the names %q", e.Digest, e.Refs)
+		}
+	}
+	if i := get(t, s, h.push(t, "a:again", before)); i.Digest != digest.String() {
+		t.Errorf("what was removed is %s", i.Digest)
 	}
 }
 

@@ -40,22 +40,22 @@ func isPath(ref string) bool {
 	return strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../")
 }
 
-// open finds an image. Dir is for what has to be unpacked on the way.
-func open(ctx context.Context, ref, dir string) (source, error) {
+// open finds an image.
+func (s *Store) open(ctx context.Context, ref string) (source, error) {
 	if isPath(ref) {
-		return openPath(ref, dir)
+		return s.openPath(ref)
 	}
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return source{}, fmt.Errorf("%.200q is neither a path, which begins with / or ., nor the name of an image: %w", ref, err)
 	}
-	s := source{received: new(atomic.Int64), cleanup: func() {}}
-	s.Image, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform),
-		remote.WithUserAgent("hearth"), remote.WithTransport(counting{remote.DefaultTransport, s.received}))
+	src := source{received: new(atomic.Int64), cleanup: func() {}}
+	src.Image, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform),
+		remote.WithUserAgent("hearth"), remote.WithTransport(counting{remote.DefaultTransport, src.received}))
 	if err != nil {
-		return s, fmt.Errorf("look up the image %s: %w", ref, err)
+		return src, fmt.Errorf("look up the image %s: %w", ref, err)
 	}
-	return s, nil
+	return src, nil
 }
 
 // counting counts the bytes of answers.
@@ -85,7 +85,7 @@ func (b countingBody) Read(p []byte) (int, error) {
 
 // openPath finds an image in an OCI layout, in an archive of one, or in what
 // docker save writes.
-func openPath(ref, dir string) (source, error) {
+func (s *Store) openPath(ref string) (source, error) {
 	info, err := os.Stat(ref)
 	if err != nil {
 		return source{}, fmt.Errorf("find the image: %w", err)
@@ -98,19 +98,23 @@ func openPath(ref, dir string) (source, error) {
 	if err == nil {
 		return source{Image: img, cleanup: func() {}}, nil
 	}
-	unpacked, unpackErr := os.MkdirTemp(dir, "layout-")
+	dir, lock, scratchErr := s.scratch()
+	if scratchErr != nil {
+		return source{}, scratchErr
+	}
+	src := source{cleanup: func() {
+		_ = os.RemoveAll(dir) // what is left goes at the next start
+		lock.Close()
+	}}
+	unpackErr := unpackLayout(ref, dir)
+	if unpackErr == nil {
+		src.Image, unpackErr = fromLayout(dir)
+	}
 	if unpackErr != nil {
-		return source{}, unpackErr
+		src.cleanup()
+		return src, fmt.Errorf("%s is no image: neither what docker save writes (%w) nor an archive of an OCI layout (%w)", ref, err, unpackErr)
 	}
-	s := source{cleanup: func() { _ = os.RemoveAll(unpacked) }} // what is left goes at the next start
-	if unpackErr = unpackLayout(ref, unpacked); unpackErr == nil {
-		s.Image, unpackErr = fromLayout(unpacked)
-	}
-	if unpackErr != nil {
-		s.cleanup()
-		return s, fmt.Errorf("%s is no image: neither what docker save writes (%w) nor an archive of an OCI layout (%w)", ref, err, unpackErr)
-	}
-	return s, nil
+	return src, nil
 }
 
 // unpackLayout unpacks an archive of regular files.
