@@ -24,9 +24,10 @@ import (
 // Store is a cache of images. Several processes may use one at once, and each may
 // be killed at any time.
 type Store struct {
-	dir   string
-	limit int64
-	log   *slog.Logger
+	dir     string
+	limit   int64
+	log     *slog.Logger
+	network network
 }
 
 // DefaultLimit is how much a cache holds, in bytes.
@@ -42,7 +43,7 @@ func Open(dir string, limit int64, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the cache of images: %w", err)
 	}
-	s := &Store{dir, limit, log}
+	s := &Store{dir, limit, log, newNetwork()}
 	s.tidyLogged()
 	return s, nil
 }
@@ -90,8 +91,8 @@ func (i *Image) Environment() map[string]string {
 
 // Get returns the image that ref stands for now: a name in a registry, or the
 // path of an archive or OCI layout, which begins with / or a dot. It is fetched
-// unless it is in the cache. Where a registry cannot be reached, what the name
-// stood for when it last could is taken, with a warning.
+// unless it is in the cache. Where a registry cannot be reached within half a
+// minute, what the name stood for when it last could is taken, with a warning.
 func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
 	if i := s.pinned(ctx, ref); i != nil {
 		return i, nil
@@ -101,7 +102,7 @@ func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
 		defer src.cleanup()
 		return s.keep(ctx, ref, src)
 	}
-	if known := s.byRef(ref); known != "" && !isPath(ref) && ctx.Err() == nil {
+	if known := s.byRef(ref); known != "" && unreachable(err) && ctx.Err() == nil {
 		if i, e := s.use(ctx, known); e == nil {
 			s.log.Warn("could not ask the registry about an image; using what is in the cache", "image", ref, "digest", i.Digest, "error", err)
 			return i, nil

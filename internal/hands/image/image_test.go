@@ -12,6 +12,8 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,11 +21,13 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -32,6 +36,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sys/unix"
 )
@@ -58,7 +63,8 @@ func build(t testing.TB, layers ...[]byte) v1.Image {
 // hub is a registry that counts what it is asked for.
 type hub struct {
 	*httptest.Server
-	blobs atomic.Int64 // layers and configurations
+	blobs   atomic.Int64 // layers and configurations
+	instead atomic.Value // a func(http.ResponseWriter, *http.Request) bool, which tells whether it has answered
 }
 
 func newHub(t testing.TB) *hub {
@@ -67,6 +73,9 @@ func newHub(t testing.TB) *hub {
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			h.blobs.Add(1)
+		}
+		if instead, ok := h.instead.Load().(func(http.ResponseWriter, *http.Request) bool); ok && instead(w, r) {
+			return
 		}
 		handler.ServeHTTP(w, r)
 	}))
@@ -495,6 +504,87 @@ func TestRegistryGone(t *testing.T) {
 	}
 	if got := files(t, get(t, s, pinned)); got["a"] != "1" {
 		t.Errorf("without the registry, by digest: %q", got)
+	}
+}
+
+// TestRegistrySilent has an image in the cache whose registry has come to take
+// connections and say nothing.
+func TestRegistrySilent(t *testing.T) {
+	h, dir := newHub(t), t.TempDir()
+	ref := h.push(t, "a:b", build(t, archive(t, file("a", "1"))))
+	get(t, newStore(t, dir, 0), ref)
+	h.Close()
+	silent, err := net.Listen("tcp", strings.TrimPrefix(h.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	var logged bytes.Buffer
+	s, err := Open(dir, 0, slog.New(slog.NewTextHandler(&logged, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.network.lookUp = 50 * time.Millisecond
+	if got := files(t, get(t, s, ref)); got["a"] != "1" {
+		t.Errorf("it has %q", got)
+	}
+	if !strings.Contains(logged.String(), "the registry is silent") {
+		t.Errorf("logged is %s", logged.String())
+	}
+}
+
+// TestRegistryStalls has a registry send half a layer and then nothing.
+func TestRegistryStalls(t *testing.T) {
+	h := newHub(t)
+	img := build(t, archive(t, file("a", random(1<<20))))
+	ref := h.push(t, "a:b", img)
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.instead.Store(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, manifest.Layers[0].Digest.String()) {
+			return false
+		}
+		w.Header().Set("Content-Length", strconv.FormatInt(manifest.Layers[0].Size, 10))
+		w.Write([]byte("\x1f\x8b\x08"))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	s := newStore(t, t.TempDir(), 0)
+	s.network.silence = 50 * time.Millisecond
+	if i, err := s.Get(t.Context(), ref); !errors.Is(err, errSilent) {
+		t.Errorf("it is %v, %v", i, err)
+	}
+}
+
+func random(n int) string {
+	text := make([]byte, n)
+	rand.NewChaCha8([32]byte{}).Read(text)
+	return string(text)
+}
+
+// TestRegistryRefuses: what a registry says of an image counts, whatever is in the
+// cache.
+func TestRegistryRefuses(t *testing.T) {
+	h := newHub(t)
+	ref, s := h.push(t, "a:b", build(t, archive(t, file("a", "1")))), newStore(t, t.TempDir(), 0)
+	get(t, s, ref)
+	for status, want := range map[int]string{401: "docker login 127.0.0.1:", 403: "docker login 127.0.0.1:", 404: "push the image"} {
+		h.instead.Store(func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, "/manifests/") {
+				w.WriteHeader(status)
+				return true
+			}
+			return false
+		})
+		if i, err := s.Get(t.Context(), ref); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("after %d it is %v, %v", status, i, err)
+		}
+	}
+	if !unreachable(fmt.Errorf("x: %w", &transport.Error{StatusCode: 503})) {
+		t.Error("a registry that cannot answer now counts as reached")
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,11 +16,9 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
@@ -49,38 +46,7 @@ func (s *Store) open(ctx context.Context, ref string) (source, error) {
 	if err != nil {
 		return source{}, fmt.Errorf("%.200q is neither a path, which begins with / or ., nor the name of an image: %w", ref, err)
 	}
-	src := source{received: new(atomic.Int64), cleanup: func() {}}
-	src.Image, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform),
-		remote.WithUserAgent("hearth"), remote.WithTransport(counting{remote.DefaultTransport, src.received}))
-	if err != nil {
-		return src, fmt.Errorf("look up the image %s: %w", ref, err)
-	}
-	return src, nil
-}
-
-// counting counts the bytes of answers.
-type counting struct {
-	http.RoundTripper
-	n *atomic.Int64
-}
-
-func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := c.RoundTripper.RoundTrip(r)
-	if err == nil {
-		response.Body = countingBody{response.Body, c.n}
-	}
-	return response, err
-}
-
-type countingBody struct {
-	io.ReadCloser
-	n *atomic.Int64
-}
-
-func (b countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n.Add(int64(n))
-	return n, err
+	return s.lookUp(ctx, parsed)
 }
 
 // openPath finds an image in an OCI layout, in an archive of one, or in what
