@@ -588,6 +588,43 @@ func TestRegistryRefuses(t *testing.T) {
 	}
 }
 
+// TestPlainHTTP: only what is on the loopback is spoken to without TLS.
+func TestPlainHTTP(t *testing.T) {
+	const want = "no other registry is spoken to in plain HTTP"
+	h := newHub(t)
+	local := h.push(t, "a:b", build(t, archive(t, file("a", "1"))))
+	s := newStore(t, t.TempDir(), 0)
+	s.network.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(h.URL, "http://"))
+	}
+	var asked atomic.Int64
+	h.instead.Store(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.Host, "127.0.0.1:") {
+			asked.Add(1)
+		}
+		return false
+	})
+	for _, host := range []string{"10.1.2.3:5000", "172.16.1.2", "192.168.1.2:80"} {
+		if i, err := s.Get(t.Context(), host+"/a:b"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("from %s it is %v, %v", host, i, err)
+		}
+	}
+	get(t, s, local)
+	h.instead.Store(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			http.Redirect(w, r, "http://registry.example"+r.URL.Path, http.StatusFound)
+			return true
+		}
+		return false
+	})
+	if i, err := newStore(t, t.TempDir(), 0).Get(t.Context(), local); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("sent elsewhere it is %v, %v", i, err)
+	}
+	if n := asked.Load(); n > 0 {
+		t.Errorf("the registry was asked %d times", n)
+	}
+}
+
 func TestEviction(t *testing.T) {
 	h, dir := newHub(t), t.TempDir()
 	s := newStore(t, dir, 3<<20)

@@ -93,7 +93,16 @@ type wire struct {
 	received *atomic.Int64
 }
 
+// RoundTrip speaks plain HTTP on the loopback only. The library would to private
+// addresses too, where TLS does not work: whoever keeps it from working would be
+// sent the credentials.
 func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && !isLoopback(r.URL.Hostname()) {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, fmt.Errorf("%s is not on the loopback, and no other registry is spoken to in plain HTTP: have it serve TLS", r.URL.Host)
+	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	response, err := w.Transport.RoundTrip(r.WithContext(ctx))
 	if err != nil {
@@ -102,6 +111,10 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response.Body = body{response.Body, w, ctx, cancel}
 	return response, nil
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // body is that of an answer.
