@@ -826,38 +826,136 @@ func (e *ends) Err() error {
 	return nil
 }
 
-// TestEnds stops at every point of unpacking an image on this host, and of writing
+// TestEnds stops at every point of reading an image on this host, and of writing
 // what becomes of it.
 func TestEnds(t *testing.T) {
-	dir := t.TempDir()
+	img := build(t, archive(t, file("a", strings.Repeat("x", 3<<20))), archive(t, file(".wh.a", "")))
+	for kind, ref := range onDisk(t, img) {
+		t.Run(kind, func(t *testing.T) {
+			s := newStore(t, t.TempDir(), 0)
+			for n := int64(0); ; n++ {
+				ctx := &ends{Context: t.Context()}
+				ctx.left.Store(n)
+				i, err := s.Get(ctx, ref)
+				var all bytes.Buffer
+				if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(all.String(), "go-containerregistry") {
+					t.Fatalf("asked %d times, goroutines are left:\n%s", n, all.String())
+				}
+				if err == nil {
+					i.Close()
+					if n < 10 {
+						t.Errorf("the context was looked at %d times only", n)
+					}
+					return
+				}
+				if !errors.Is(err, context.Canceled) {
+					t.Fatalf("asked %d times: %v", n, err)
+				}
+			}
+		})
+	}
+}
+
+// onDisk writes an image as all that can be on this host.
+func onDisk(t testing.TB, img v1.Image) map[string]string {
+	t.Helper()
+	there := t.TempDir()
+	dir, saved := filepath.Join(there, "layout"), filepath.Join(there, "saved.tar")
 	p, err := layout.Write(dir, empty.Index)
 	if err == nil {
-		err = p.AppendImage(build(t, archive(t, file("a", strings.Repeat("x", 3<<20))), archive(t, file(".wh.a", ""))))
+		err = p.AppendImage(img)
+	}
+	if err == nil {
+		err = tarball.WriteToFile(saved, name.MustParseReference("example.com/team/tool:v1"), img)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStore(t, t.TempDir(), 0)
-	for n := int64(0); ; n++ {
-		ctx := &ends{Context: t.Context()}
-		ctx.left.Store(n)
-		i, err := s.Get(ctx, dir)
-		var all bytes.Buffer
-		if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(all.String(), "go-containerregistry") {
-			t.Fatalf("asked %d times, goroutines are left:\n%s", n, all.String())
-		}
-		if err == nil {
-			i.Close()
-			if n < 10 {
-				t.Errorf("the context was looked at %d times only", n)
+	return map[string]string{"layout": dir, "docker save": saved, "OCI archive": tarred(t, dir)}
+}
+
+// tarred packs a directory, files with holes as such.
+func tarred(t testing.TB, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "packed.tar")
+	if out, err := exec.Command("tar", "--format=posix", "-S", "-C", dir, "-cf", to, ".").CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	return to
+}
+
+// TestHostileFiles has layouts and archives that are small on this host, and were
+// not small to read.
+func TestHostileFiles(t *testing.T) {
+	img := build(t, archive(t, file("a", "1")))
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, layer := manifest.Config.Digest, manifest.Layers[0].Digest
+	holes := func(file string) error {
+		return errors.Join(os.Remove(file), os.WriteFile(file, nil, 0o600), os.Truncate(file, 1<<40))
+	}
+	blob := func(dir string, digest v1.Hash) string { return filepath.Join(dir, "blobs", "sha256", digest.Hex) }
+	loop := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","size":1,"digest":"%s"}]}`, layer)
+	for what, c := range map[string]struct {
+		change  func(dir string) error
+		archive bool
+		want    string
+	}{
+		"index":         {func(dir string) error { return holes(filepath.Join(dir, "index.json")) }, false, "no file of at most"},
+		"manifest":      {func(dir string) error { return holes(blob(dir, digest)) }, false, "no file of at most"},
+		"configuration": {func(dir string) error { return holes(blob(dir, config)) }, false, "no file of at most"},
+		"pipe": {func(dir string) error {
+			return errors.Join(os.Remove(blob(dir, layer)), unix.Mkfifo(blob(dir, layer), 0o600))
+		}, false, "no file of at most"},
+		"index in a circle": {func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, "index.json"), []byte(loop), 0o600), os.WriteFile(blob(dir, layer), []byte(loop), 0o600))
+		}, false, "more than 32 indexes"},
+		"archived layer": {func(dir string) error { return holes(blob(dir, layer)) }, true, "too large"},
+		"saved configuration": {func(dir string) error {
+			saved := fmt.Sprintf(`[{"Config":"blobs/sha256/%s","Layers":["blobs/sha256/%s"]}]`, config.Hex, layer.Hex)
+			return errors.Join(os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(saved), 0o600), holes(blob(dir, config)))
+		}, true, "has holes"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			ref := onDisk(t, img)["layout"]
+			if err := c.change(ref); err != nil {
+				t.Fatal(err)
 			}
-			return
-		}
-		if !errors.Is(err, context.Canceled) {
-			t.Fatalf("asked %d times: %v", n, err)
+			if c.archive {
+				ref = tarred(t, ref)
+			}
+			dir := t.TempDir()
+			i, err := newStore(t, dir, 1<<20).Get(t.Context(), ref)
+			if err == nil {
+				i.Close()
+				t.Fatal("it is taken")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("it says %v, want %q in it", err, c.want)
+			}
+			if left := leftIn(t, dir); len(left) > 0 {
+				t.Errorf("left are %q", left)
+			}
+		})
+	}
+}
+
+// TestHandIsNoLink: what an image has where the hand goes leads nowhere else.
+func TestHandIsNoLink(t *testing.T) {
+	layer := archive(t, symlink(Hand, "workspace/x"), symlink(Placeholder, "/etc/x"), file("workspace/x", "1"), file("etc/x", "2"))
+	root := mount(t, get(t, newStore(t, t.TempDir(), 0), newHub(t).push(t, "a:b", build(t, layer))).Path)
+	for _, name := range []string{Hand, Placeholder} {
+		if info, err := os.Lstat(filepath.Join(root, name)); err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
+			t.Errorf("%s is %v, %v", name, info, err)
 		}
 	}
 }

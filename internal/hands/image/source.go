@@ -1,7 +1,6 @@
 package image
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -9,17 +8,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
-	"path"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 // platform is what images are wanted for.
@@ -40,125 +34,13 @@ func isPath(ref string) bool {
 // open finds an image.
 func (s *Store) open(ctx context.Context, ref string) (source, error) {
 	if isPath(ref) {
-		return s.openPath(ref)
+		return s.openPath(ctx, ref)
 	}
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return source{}, fmt.Errorf("%.200q is neither a path, which begins with / or ., nor the name of an image: %w", ref, err)
 	}
 	return s.lookUp(ctx, parsed)
-}
-
-// openPath finds an image in an OCI layout, in an archive of one, or in what
-// docker save writes.
-func (s *Store) openPath(ref string) (source, error) {
-	info, err := os.Stat(ref)
-	if err != nil {
-		return source{}, fmt.Errorf("find the image: %w", err)
-	}
-	if info.IsDir() {
-		img, err := fromLayout(ref)
-		return source{Image: img, cleanup: func() {}}, err
-	}
-	img, err := tarball.ImageFromPath(ref, nil)
-	if err == nil {
-		return source{Image: img, cleanup: func() {}}, nil
-	}
-	dir, lock, scratchErr := s.scratch()
-	if scratchErr != nil {
-		return source{}, scratchErr
-	}
-	src := source{cleanup: func() {
-		_ = os.RemoveAll(dir) // what is left goes at the next start
-		lock.Close()
-	}}
-	unpackErr := unpackLayout(ref, dir)
-	if unpackErr == nil {
-		src.Image, unpackErr = fromLayout(dir)
-	}
-	if unpackErr != nil {
-		src.cleanup()
-		return src, fmt.Errorf("%s is no image: neither what docker save writes (%w) nor an archive of an OCI layout (%w)", ref, err, unpackErr)
-	}
-	return src, nil
-}
-
-// unpackLayout unpacks an archive of regular files.
-func unpackLayout(archive, dir string) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for in := tar.NewReader(f); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		file := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if err := root.MkdirAll(path.Dir(file), 0o700); err != nil {
-			return err
-		}
-		out, err := root.Create(file)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(out, in)
-		if err := errors.Join(err, out.Close()); err != nil {
-			return err
-		}
-	}
-}
-
-// fromLayout chooses the image of this host's platform.
-func fromLayout(dir string) (v1.Image, error) {
-	p, err := layout.FromPath(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%s is no OCI layout: %w", filepath.Base(dir), err)
-	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return nil, err
-	}
-	img, err := choose(index, 4)
-	if err == nil && img == nil {
-		err = fmt.Errorf("there is no image for %s in it", platform)
-	}
-	return img, err
-}
-
-// choose finds the first image for this platform in an index, or in one below.
-func choose(index v1.ImageIndex, depth int) (v1.Image, error) {
-	manifest, err := index.IndexManifest()
-	if err != nil || depth == 0 {
-		return nil, err
-	}
-	for _, m := range manifest.Manifests {
-		switch {
-		case m.MediaType.IsIndex():
-			below, err := index.ImageIndex(m.Digest)
-			if err != nil {
-				return nil, err
-			}
-			if img, err := choose(below, depth-1); img != nil || err != nil {
-				return img, err
-			}
-		case m.MediaType.IsImage() && (m.Platform == nil || m.Platform.Satisfies(platform)):
-			return index.Image(m.Digest)
-		}
-	}
-	return nil, nil
 }
 
 // The limits of what describes an image. Those of the manifest and of the

@@ -408,8 +408,10 @@ func (t *tree) furnish(w *eroWriter) error {
 		{"workspace", 0o755}, {"srv", 0o755}, {"opt", 0o755}, {"tmp", 0o1777}, {"var", 0o755}, {"var/tmp", 0o1777},
 	} {
 		// A link here could lead whoever mounts upon it out of the image.
-		if n := t.root.children[d.name]; n.node != nil && n.is(modeSymlink) && d.name != "etc" {
-			delete(t.root.children, d.name)
+		if d.name != "etc" && d.name != "var/tmp" {
+			if err := t.unlink(d.name); err != nil {
+				return err
+			}
 		}
 		if err := t.require(d.name, modeDir|d.mode); err != nil {
 			return err
@@ -422,13 +424,29 @@ func (t *tree) furnish(w *eroWriter) error {
 			return err
 		}
 	}
-	// The hand, and what keeps gVisor from covering an empty /tmp with memory.
+	// The hand, and what keeps gVisor from covering an empty /tmp with memory. A link
+	// would have the hand lie elsewhere, where sessions may write, for one.
 	for _, name := range []string{Hand, Placeholder} {
+		if err := t.unlink(name); err != nil {
+			return err
+		}
 		if err := t.require(name, modeFile|0o755); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unlink takes a symbolic link away.
+func (t *tree) unlink(name string) error {
+	dir, base := path.Split(name)
+	parent, err := t.resolve(dir, false)
+	if err == nil && parent != nil && parent.is(modeDir) {
+		if n := parent.children[base]; n.node != nil && n.is(modeSymlink) {
+			delete(parent.children, base)
+		}
+	}
+	return err
 }
 
 // fill writes a file that the image leaves out or empty, because whoever runs it
