@@ -334,6 +334,7 @@ func TestCounted(t *testing.T) {
 	for what, to := range map[string]func(*tree){
 		"entries": func(t *tree) { t.entries = maxEntries - 2 },
 		"text":    func(t *tree) { t.text = maxText - 5 },
+		"links":   func(t *tree) { t.text = maxText - 25 },
 		"walks":   func(t *tree) { t.walks = maxWalks - 25 },
 	} {
 		w, err := newWriter(discard{})
@@ -342,7 +343,7 @@ func TestCounted(t *testing.T) {
 		}
 		tree := newTree(1 << 20)
 		to(tree)
-		raw := archive(t, symlink("to", "."), file("to/to/to/to/x", ""), file("a/b/c/d/e", ""))
+		raw := archive(t, symlink("to", "."), file("to/to/to/to/x", ""), file("a/b/c/d/e", ""), hardlink("a/long/name", "another/long/name"))
 		if err := tree.apply(bytes.NewReader(raw), w); !errors.Is(err, errLarge) {
 			t.Errorf("%s: %v", what, err)
 		}

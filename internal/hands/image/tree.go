@@ -30,8 +30,8 @@ type tree struct {
 	layer   int        // the one being read, from 1
 	links   []hardLink // of this layer, to what is not there yet
 	entries int
-	text    int64 // bytes
-	walks   int64 // bytes
+	text    int   // bytes
+	walks   int   // bytes
 	limit   int64 // how many bytes the image may take still
 }
 
@@ -147,6 +147,14 @@ func (t *tree) count() error {
 	return nil
 }
 
+// keep counts text that is held in memory, in bytes.
+func (t *tree) keep(text int) error {
+	if t.text += text; t.text > maxText {
+		return fmt.Errorf("%w: its names have more than %d bytes", errLarge, maxText)
+	}
+	return nil
+}
+
 // charge takes size bytes, in whole units, from what the image may take.
 func (t *tree) charge(size, unit int64) error {
 	if size <= t.limit { // or the sum could be too large for its type
@@ -166,12 +174,12 @@ const nodeSize = 144
 
 // bind has a name in a directory stand for something.
 func (t *tree) bind(dir *node, name string, n *node) error {
-	text := int64(len(name) + len(n.target))
-	if t.text += text; t.text > maxText {
-		return fmt.Errorf("%w: its names have more than %d bytes", errLarge, maxText)
+	text := len(name) + len(n.target)
+	if err := t.keep(text); err != nil {
+		return err
 	}
 	// Neither inodes nor names lie across blocks, which can cost as much again.
-	if err := t.charge(2*(nodeSize+text), 1); err != nil {
+	if err := t.charge(2*(nodeSize+int64(text)), 1); err != nil {
 		return err
 	}
 	// A part of a header's text would keep all of it in memory.
@@ -258,11 +266,11 @@ func (t *tree) link(name, to string) error {
 		return err
 	}
 	made, err := t.tryLink(hardLink{name, to})
-	if !made && err == nil {
-		t.links = append(t.links, hardLink{strings.Clone(name), strings.Clone(to)})
-		t.text += int64(len(name) + len(to)) // bind holds it against its limit
+	if made || err != nil {
+		return err
 	}
-	return err
+	t.links = append(t.links, hardLink{strings.Clone(name), strings.Clone(to)})
+	return t.keep(len(name) + len(to))
 }
 
 // tryLink makes a hard link, unless what it is a link to is not there.
@@ -310,7 +318,7 @@ func (t *tree) settle() error {
 // also where a lower layer has a file.
 func (t *tree) resolve(name string, make bool) (*node, error) {
 	dirs, rest := []*node{t.root}, name
-	if t.walks += int64(len(rest)); t.walks > maxWalks {
+	if t.walks += len(rest); t.walks > maxWalks {
 		return nil, fmt.Errorf("%w: its paths have more than %d bytes, with the links on their way", errLarge, maxWalks)
 	}
 	for hops := 0; rest != ""; {
@@ -347,7 +355,7 @@ func (t *tree) resolve(name string, make bool) (*node, error) {
 			dirs = dirs[:1]
 		}
 		rest = next.target + "/" + rest
-		t.walks += int64(len(rest))
+		t.walks += len(rest)
 	}
 	return dirs[len(dirs)-1], nil
 }
