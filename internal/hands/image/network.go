@@ -36,6 +36,9 @@ func newNetwork() network {
 	return network{t, lookUpTimeout, silenceTimeout}
 }
 
+// errPlain says that a registry would have to be spoken to without TLS.
+var errPlain = errors.New("no registry is spoken to in plain HTTP unless it is on the loopback: have it serve TLS")
+
 // errSilent says that a registry does not answer, or not to the end.
 var errSilent = errors.New("the registry is silent")
 
@@ -83,6 +86,10 @@ func unreachable(err error) bool {
 	if errors.As(err, &answer) {
 		return answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests
 	}
+	if errors.Is(err, errPlain) { // it is there if it could be connected to
+		var absent *net.OpError
+		return errors.As(err, &absent)
+	}
 	var broken net.Error
 	return errors.As(err, &broken) || errors.Is(err, errSilent) || errors.Is(err, io.ErrUnexpectedEOF)
 }
@@ -101,7 +108,7 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		if r.Body != nil {
 			r.Body.Close()
 		}
-		return nil, fmt.Errorf("%s is not on the loopback, and no other registry is spoken to in plain HTTP: have it serve TLS", r.URL.Host)
+		return nil, fmt.Errorf("%.200s: %w", r.URL.Host, errPlain)
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	response, err := w.Transport.RoundTrip(r.WithContext(ctx))
