@@ -38,6 +38,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -951,6 +952,42 @@ func TestHostileFiles(t *testing.T) {
 				t.Errorf("left are %q", left)
 			}
 		})
+	}
+}
+
+// TestZstd has layers compressed otherwise than go-containerregistry would.
+func TestZstd(t *testing.T) {
+	raw := archive(t, file("a", "1"))
+	img := build(t, raw)
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := "blobs/sha256/" + manifest.Layers[0].Digest.Hex
+	with := func(content []byte) (dir string) {
+		dir = onDisk(t, img)["layout"]
+		saved := fmt.Sprintf(`[{"Config":"blobs/sha256/%s","Layers":[%q]}]`, manifest.Config.Digest.Hex, layer)
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, layer), content, 0o600), os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(saved), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := with(w.EncodeAll(raw, nil))
+	// The header of a frame with a window of 512 MiB, and the last block, which is empty.
+	hostile := with([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 19 << 3, 1, 0, 0})
+	for _, ref := range []string{good, tarred(t, good)} {
+		if got := files(t, get(t, newStore(t, t.TempDir(), 0), ref)); got["a"] != "1" {
+			t.Errorf("%s has %q", ref, got)
+		}
+	}
+	for _, ref := range []string{hostile, tarred(t, hostile)} {
+		if i, err := newStore(t, t.TempDir(), 0).Get(t.Context(), ref); !errors.Is(err, zstd.ErrWindowSizeExceeded) {
+			t.Errorf("%s is %v, %v", ref, i, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
@@ -60,19 +60,6 @@ func (s *Store) openPath(ctx context.Context, ref string) (source, error) {
 	return src, nil
 }
 
-// until is a file that is read until a context ends.
-type until struct {
-	io.ReadCloser
-	ctx context.Context
-}
-
-func (u until) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.ReadCloser.Read(p)
-}
-
 // fromSaved is the image in what docker save writes. The library reads it several
 // times, and what describes the image into memory.
 func fromSaved(ctx context.Context, archive string) (v1.Image, error) {
@@ -104,7 +91,9 @@ func fromSaved(ctx context.Context, archive string) (v1.Image, error) {
 }
 
 // sizesIn tells how large the files of an archive are, in bytes. Files with holes
-// are refused: there is no end to what may be read from a small archive of them.
+// are refused: there is no end to what may be read from a small archive of them. So
+// is zstd, since the library would decompress it: where docker save has any, there
+// is a layout in the archive too.
 func sizesIn(opener tarball.Opener) (map[string]int64, error) {
 	f, err := opener()
 	if err != nil {
@@ -121,14 +110,17 @@ func sizesIn(opener tarball.Opener) (map[string]int64, error) {
 			return nil, err
 		}
 		name := path.Clean(h.Name)
-		if isSparse(h) {
+		content := bufio.NewReaderSize(in, 16)
+		switch {
+		case len(name) >= maxPath || len(sizes) > maxFiles:
+			return nil, fmt.Errorf("it has more than %d files, or names of more than %d bytes", maxFiles, maxPath-1)
+		case isSparse(h):
 			return nil, fmt.Errorf("%.200q has holes: write the archive without", name)
+		case isZstd(content):
+			return nil, fmt.Errorf("%.200q is compressed with zstd: write an OCI archive", name)
 		}
 		if _, there := sizes[name]; !there && h.Typeflag == tar.TypeReg {
 			sizes[strings.Clone(name)] = h.Size
-		}
-		if len(name) >= maxPath || len(sizes) > maxFiles {
-			return nil, fmt.Errorf("it has more than %d files, or names of more than %d bytes", maxFiles, maxPath-1)
 		}
 	}
 }
@@ -229,33 +221,7 @@ func fromLayout(ctx context.Context, dir string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return untilImage{img, ctx}, l.isReadable(img)
-}
-
-// untilImage is an image whose layers are read until a context ends.
-type untilImage struct {
-	v1.Image
-	ctx context.Context
-}
-
-func (i untilImage) Layers() ([]v1.Layer, error) {
-	layers, err := i.Image.Layers()
-	for n, l := range layers {
-		if layers[n], err = partial.CompressedToLayer(untilLayer{l, i.ctx}); err != nil {
-			return nil, err
-		}
-	}
-	return layers, err
-}
-
-type untilLayer struct {
-	v1.Layer
-	ctx context.Context
-}
-
-func (l untilLayer) Compressed() (io.ReadCloser, error) {
-	content, err := l.Layer.Compressed()
-	return until{content, l.ctx}, err
+	return unpacking{img, ctx}, l.isReadable(img)
 }
 
 // layoutDir is a layout being looked through. The library reads what it has into

@@ -61,7 +61,7 @@ func (s *Store) lookUp(ctx context.Context, ref name.Reference) (source, error) 
 		src.cleanup()
 		return src, fmt.Errorf("look up the image %s: %w%s", ref, err, advice(err, ref))
 	}
-	src.Image = img
+	src.Image = unpacking{img, ctx}
 	return src, nil
 }
 
