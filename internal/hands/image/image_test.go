@@ -930,6 +930,14 @@ func TestHostileFiles(t *testing.T) {
 			saved := fmt.Sprintf(`[{"Config":"blobs/sha256/%s","Layers":["blobs/sha256/%s"]}]`, config.Hex, layer.Hex)
 			return errors.Join(os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(saved), 0o600), holes(blob(dir, config)))
 		}, true, "has holes"},
+		"saved configuration behind a link": {func(dir string) error {
+			saved := fmt.Sprintf(`[{"Config":"link","Layers":["blobs/sha256/%s"]}]`, layer.Hex)
+			return errors.Join(os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(saved), 0o600), os.Symlink("blobs/sha256/"+config.Hex, filepath.Join(dir, "link")), os.Remove(filepath.Join(dir, "index.json")))
+		}, true, `no file "link"`},
+		"saved layers": {func(dir string) error {
+			saved := fmt.Sprintf(`[{"Config":"blobs/sha256/%s","Layers":["x"%s]}]`, config.Hex, strings.Repeat(`,"x"`, maxLayers))
+			return errors.Join(os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(saved), 0o600), os.Remove(filepath.Join(dir, "index.json")))
+		}, true, "at most 1000"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			ref := onDisk(t, img)["layout"]

@@ -83,17 +83,25 @@ func fromSaved(ctx context.Context, archive string) (v1.Image, error) {
 		return nil, err
 	}
 	for _, m := range manifest {
-		if err := isDocument(sizes, m.Config); err != nil {
+		if err := errors.Join(isDocument(sizes, m.Config), tooManyLayers(len(m.Layers))); err != nil {
 			return nil, err
 		}
 	}
-	return tarball.Image(opener, nil)
+	img, err := tarball.Image(opener, nil)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	return img, tooManyLayers(len(config.RootFS.DiffIDs))
 }
 
-// sizesIn tells how large the files of an archive are, in bytes. Files with holes
-// are refused: there is no end to what may be read from a small archive of them. So
-// is zstd, since the library would decompress it: where docker save has any, there
-// is a layout in the archive too.
+// sizesIn tells how large what an archive has is, in bytes, -1 for what is no file.
+// Files with holes are refused: there is no end to what may be read from a small
+// archive of them. So is zstd, since the library would decompress it: where docker
+// save has any, there is a layout in the archive too.
 func sizesIn(opener tarball.Opener) (map[string]int64, error) {
 	f, err := opener()
 	if err != nil {
@@ -119,9 +127,13 @@ func sizesIn(opener tarball.Opener) (map[string]int64, error) {
 		case isZstd(content):
 			return nil, fmt.Errorf("%.200q is compressed with zstd: write an OCI archive", name)
 		}
-		if _, there := sizes[name]; !there && h.Typeflag == tar.TypeReg {
-			sizes[strings.Clone(name)] = h.Size
+		if _, there := sizes[name]; there {
+			continue // the library takes the first
 		}
+		if h.Typeflag != tar.TypeReg {
+			h.Size = -1
+		}
+		sizes[strings.Clone(name)] = h.Size
 	}
 }
 
@@ -136,7 +148,7 @@ func isSparse(h *tar.Header) bool {
 
 func isDocument(sizes map[string]int64, name string) error {
 	size, there := sizes[path.Clean(name)]
-	if !there {
+	if !there || size < 0 {
 		return fmt.Errorf("it has no file %.200q", name)
 	}
 	if size > maxDocument {

@@ -111,11 +111,19 @@ func isKnown(digest v1.Hash) error {
 	return nil
 }
 
+// tooManyLayers says so if n are.
+func tooManyLayers(n int) error {
+	if n > maxLayers {
+		return fmt.Errorf("the image has %d layers, at most %d are possible", n, maxLayers)
+	}
+	return nil
+}
+
 // checkLayers returns an image's layers, the lowest first. The manifest has n of
 // them.
 func checkLayers(img v1.Image, n int, digests []v1.Hash) ([]v1.Layer, error) {
-	if n > maxLayers {
-		return nil, fmt.Errorf("the image has %d layers, at most %d are possible", n, maxLayers)
+	if err := tooManyLayers(n); err != nil {
+		return nil, err
 	}
 	if len(digests) != n {
 		return nil, fmt.Errorf("the image has %d layers, and digests of %d", n, len(digests))
