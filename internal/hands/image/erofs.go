@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -46,13 +45,15 @@ type node struct {
 	mode     uint16
 	uid, gid uint32
 	mtime    time.Time
-	children map[string]*node // of a directory
+	children map[string]named // of a directory
 	target   string           // of a symbolic link
 	size     int64            // of a regular file
 	start    uint32           // the first block of its content
 
-	parent  *node // of a directory
-	implied bool  // a directory that no header has described yet
+	parent  *node      // of a directory
+	blocks  [][]string // a directory's names as they are written, once it is placed
+	implied bool       // a directory that no header has described yet
+	cleared int        // the layer that has last hidden what lower layers have in this directory
 	links   uint32
 	number  uint32 // of the inode, from 1; 0 for one that has not been placed yet
 	nid     uint64 // where the inode is, in slots from the first
@@ -107,7 +108,10 @@ func (w *eroWriter) pad(size int64) error {
 func (w *eroWriter) finish(root *node) (first []byte, err error) {
 	nodes := place(root)
 	for _, n := range nodes {
-		if raw := n.tail(); n.layout() == layoutPlain && len(raw) > 0 {
+		if n.layout() != layoutPlain {
+			continue
+		}
+		if raw := n.tail(); len(raw) > 0 {
 			n.start = w.block
 			if _, err := w.out.Write(raw); err != nil {
 				return nil, err
@@ -148,6 +152,9 @@ func place(root *node) (nodes []*node) {
 		if n.number != 0 {
 			return // another name of what has been placed
 		}
+		if n.is(modeDir) {
+			n.blocks = direntBlocks(n.names())
+		}
 		size := int64(inodeSize)
 		if n.layout() == layoutInline {
 			size += n.length()
@@ -162,8 +169,11 @@ func place(root *node) (nodes []*node) {
 		if n.is(modeDir) {
 			n.links = 2 // its name, and its own .
 		}
-		for _, name := range slices.Sorted(maps.Keys(n.children)) {
-			child := n.children[name]
+		for _, name := range slices.Concat(n.blocks...) {
+			if name == "." || name == ".." {
+				continue
+			}
+			child := n.entry(name)
 			walk(child, n)
 			if child.is(modeDir) {
 				n.links++ // its ..
@@ -178,7 +188,7 @@ func place(root *node) (nodes []*node) {
 func (n *node) length() int64 {
 	switch {
 	case n.is(modeDir):
-		return int64(len(direntBlocks(n.names())))<<blockBits - int64(n.slack())
+		return int64(len(n.blocks))<<blockBits - int64(n.slack())
 	case n.is(modeSymlink):
 		return int64(len(n.target))
 	}
@@ -221,9 +231,8 @@ func direntBlocks(names []string) (blocks [][]string) {
 
 // slack is what a directory's last block has left.
 func (n *node) slack() int {
-	blocks := direntBlocks(n.names())
 	used := 0
-	for _, name := range blocks[len(blocks)-1] {
+	for _, name := range n.blocks[len(n.blocks)-1] {
 		used += direntSize + len(name)
 	}
 	return blockSize - used
@@ -248,11 +257,11 @@ func (n *node) entry(name string) *node {
 	case "..":
 		return n.parent
 	}
-	return n.children[name]
+	return n.children[name].node
 }
 
 func (n *node) dirents() (raw []byte) {
-	for _, names := range direntBlocks(n.names()) {
+	for _, names := range n.blocks {
 		raw = append(raw, make([]byte, -len(raw)&(blockSize-1))...) // up to the end of the block before
 		at := direntSize * len(names)
 		for _, name := range names {

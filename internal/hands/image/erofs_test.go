@@ -62,7 +62,7 @@ func archive(t testing.TB, entries ...entry) []byte {
 	return out.Bytes()
 }
 
-// erofs writes the file system of a flattened image.
+// erofs writes the file system of an image of one layer.
 func erofs(raw []byte, to string) error {
 	out, err := os.Create(to)
 	if err != nil {
@@ -74,7 +74,7 @@ func erofs(raw []byte, to string) error {
 		return err
 	}
 	tree := newTree(1 << 30)
-	if err := tree.read(bytes.NewReader(raw), w); err != nil {
+	if err := tree.apply(bytes.NewReader(raw), w); err != nil {
 		return err
 	}
 	first, err := w.finish(tree.root)

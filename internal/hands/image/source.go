@@ -1,7 +1,6 @@
 package image
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -9,20 +8,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net/http"
-	"os"
-	"path"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 // platform is what images are wanted for.
@@ -40,177 +31,113 @@ func isPath(ref string) bool {
 	return strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../")
 }
 
-// open finds an image. Dir is for what has to be unpacked on the way.
-func open(ctx context.Context, ref, dir string) (source, error) {
+// open finds an image.
+func (s *Store) open(ctx context.Context, ref string) (source, error) {
 	if isPath(ref) {
-		return openPath(ref, dir)
+		return s.openPath(ctx, ref)
 	}
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return source{}, fmt.Errorf("%.200q is neither a path, which begins with / or ., nor the name of an image: %w", ref, err)
 	}
-	s := source{received: new(atomic.Int64), cleanup: func() {}}
-	s.Image, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform),
-		remote.WithUserAgent("hearth"), remote.WithTransport(counting{remote.DefaultTransport, s.received}))
+	return s.lookUp(ctx, parsed)
+}
+
+// The limits of what describes an image. Those of the manifest and of the
+// configuration are what registries commonly take, in bytes.
+const (
+	maxDocument = 4 << 20
+	maxLayers   = 1000
+)
+
+// checked is an image of which all parts belong together: the manifest is the one
+// that the image's digest is of, the configuration is the one that the manifest
+// has the digest of, and each layer, as it is read, is held against the
+// configuration. Nothing is believed, wherever it comes from: what is in the cache
+// under a digest is taken for what others know by that digest.
+type checked struct {
+	config *v1.ConfigFile
+	layers []v1.Layer // the lowest first
+}
+
+func check(img v1.Image, digest v1.Hash) (c checked, err error) {
+	raw, err := img.RawManifest()
 	if err != nil {
-		return s, fmt.Errorf("look up the image %s: %w", ref, err)
+		return c, err
 	}
-	return s, nil
-}
-
-// counting counts the bytes of answers.
-type counting struct {
-	http.RoundTripper
-	n *atomic.Int64
-}
-
-func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := c.RoundTripper.RoundTrip(r)
-	if err == nil {
-		response.Body = countingBody{response.Body, c.n}
+	if err := hasDigest("the manifest", raw, digest); err != nil {
+		return c, err
 	}
-	return response, err
-}
-
-type countingBody struct {
-	io.ReadCloser
-	n *atomic.Int64
-}
-
-func (b countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n.Add(int64(n))
-	return n, err
-}
-
-// openPath finds an image in an OCI layout, in an archive of one, or in what
-// docker save writes.
-func openPath(ref, dir string) (source, error) {
-	info, err := os.Stat(ref)
+	manifest, err := v1.ParseManifest(bytes.NewReader(raw))
 	if err != nil {
-		return source{}, fmt.Errorf("find the image: %w", err)
+		return c, fmt.Errorf("read the manifest: %w", err)
 	}
-	if info.IsDir() {
-		img, err := fromLayout(ref)
-		return source{Image: img, cleanup: func() {}}, err
+	if size := manifest.Config.Size; size < 0 || size > maxDocument {
+		return c, fmt.Errorf("its configuration has %d bytes, at most %d are possible", size, maxDocument)
 	}
-	img, err := tarball.ImageFromPath(ref, nil)
-	if err == nil {
-		return source{Image: img, cleanup: func() {}}, nil
+	raw, err = img.RawConfigFile()
+	if err != nil {
+		return c, fmt.Errorf("read the configuration: %w", err)
 	}
-	unpacked, unpackErr := os.MkdirTemp(dir, "layout-")
-	if unpackErr != nil {
-		return source{}, unpackErr
+	if err := hasDigest("the configuration", raw, manifest.Config.Digest); err != nil {
+		return c, err
 	}
-	s := source{cleanup: func() { _ = os.RemoveAll(unpacked) }} // what is left goes at the next start
-	if unpackErr = unpackLayout(ref, unpacked); unpackErr == nil {
-		s.Image, unpackErr = fromLayout(unpacked)
+	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
+	if err != nil {
+		return c, fmt.Errorf("read the configuration: %w", err)
 	}
-	if unpackErr != nil {
-		s.cleanup()
-		return s, fmt.Errorf("%s is no image: neither what docker save writes (%w) nor an archive of an OCI layout (%w)", ref, err, unpackErr)
-	}
-	return s, nil
+	layers, err := checkLayers(img, len(manifest.Layers), config.RootFS.DiffIDs)
+	return checked{config, layers}, err
 }
 
-// unpackLayout unpacks an archive of regular files.
-func unpackLayout(archive, dir string) error {
-	f, err := os.Open(archive)
-	if err != nil {
+// hasDigest holds a document against its digest.
+func hasDigest(what string, raw []byte, want v1.Hash) error {
+	if len(raw) > maxDocument {
+		return fmt.Errorf("%s has %d bytes, at most %d are possible", what, len(raw), maxDocument)
+	}
+	if err := isKnown(want); err != nil {
 		return err
 	}
-	defer f.Close()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
+	if got := fmt.Sprintf("%x", sha256.Sum256(raw)); got != want.Hex {
+		return fmt.Errorf("%s has the digest sha256:%s, and should have %s", what, got, want)
 	}
-	defer root.Close()
-	for in := tar.NewReader(f); ; {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		file := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if err := root.MkdirAll(path.Dir(file), 0o700); err != nil {
-			return err
-		}
-		out, err := root.Create(file)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(out, in)
-		if err := errors.Join(err, out.Close()); err != nil {
-			return err
-		}
-	}
+	return nil
 }
 
-// fromLayout chooses the image of this host's platform.
-func fromLayout(dir string) (v1.Image, error) {
-	p, err := layout.FromPath(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%s is no OCI layout: %w", filepath.Base(dir), err)
+func isKnown(digest v1.Hash) error {
+	if digest.Algorithm != "sha256" {
+		return fmt.Errorf("a digest is made by %.20q, which is not known here; sha256 is", digest.Algorithm)
 	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return nil, err
-	}
-	img, err := choose(index, 4)
-	if err == nil && img == nil {
-		err = fmt.Errorf("there is no image for %s in it", platform)
-	}
-	return img, err
+	return nil
 }
 
-// choose finds the first image for this platform in an index, or in one below.
-func choose(index v1.ImageIndex, depth int) (v1.Image, error) {
-	manifest, err := index.IndexManifest()
-	if err != nil || depth == 0 {
-		return nil, err
+// tooManyLayers says so if n are.
+func tooManyLayers(n int) error {
+	if n > maxLayers {
+		return fmt.Errorf("the image has %d layers, at most %d are possible", n, maxLayers)
 	}
-	for _, m := range manifest.Manifests {
-		switch {
-		case m.MediaType.IsIndex():
-			below, err := index.ImageIndex(m.Digest)
-			if err != nil {
-				return nil, err
-			}
-			if img, err := choose(below, depth-1); img != nil || err != nil {
-				return img, err
-			}
-		case m.MediaType.IsImage() && (m.Platform == nil || m.Platform.Satisfies(platform)):
-			return index.Image(m.Digest)
-		}
-	}
-	return nil, nil
+	return nil
 }
 
-// checked is an image whose layers are held against the digests that its
-// configuration has of them, wherever they come from.
-type checked struct{ v1.Image }
-
-func (c checked) Layers() ([]v1.Layer, error) {
-	layers, err := c.Image.Layers()
+// checkLayers returns an image's layers, the lowest first. The manifest has n of
+// them.
+func checkLayers(img v1.Image, n int, digests []v1.Hash) ([]v1.Layer, error) {
+	if err := tooManyLayers(n); err != nil {
+		return nil, err
+	}
+	if len(digests) != n {
+		return nil, fmt.Errorf("the image has %d layers, and digests of %d", n, len(digests))
+	}
+	layers, err := img.Layers()
 	if err != nil {
 		return nil, err
 	}
-	config, err := c.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	digests := config.RootFS.DiffIDs
-	if len(digests) != len(layers) {
-		return nil, fmt.Errorf("the image has %d layers, and digests of %d", len(layers), len(digests))
+	if len(layers) != n {
+		return nil, fmt.Errorf("the image has %d layers, and its manifest %d", len(layers), n)
 	}
 	for i, l := range layers {
-		if digests[i].Algorithm != "sha256" {
-			return nil, fmt.Errorf("a layer's digest is made by %.20q, which is not known here", digests[i].Algorithm)
+		if err := isKnown(digests[i]); err != nil {
+			return nil, err
 		}
 		layers[i] = checkedLayer{l, digests[i]}
 	}
@@ -224,7 +151,10 @@ type checkedLayer struct {
 
 func (l checkedLayer) Uncompressed() (io.ReadCloser, error) {
 	content, err := l.Layer.Uncompressed()
-	return &verified{content, sha256.New(), l.want}, err
+	if err != nil {
+		return nil, err
+	}
+	return &verified{content, sha256.New(), l.want}, nil
 }
 
 type verified struct {
@@ -237,7 +167,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	n, err := v.ReadCloser.Read(p)
 	v.hash.Write(p[:n])
 	if errors.Is(err, io.EOF) {
-		if got := fmt.Sprintf("%x", v.hash.Sum(nil)); !bytes.Equal([]byte(got), []byte(v.want.Hex)) {
+		if got := fmt.Sprintf("%x", v.hash.Sum(nil)); got != v.want.Hex {
 			return n, fmt.Errorf("a layer's content has the digest sha256:%s, and should have %s", got, v.want)
 		}
 	}
