@@ -14,12 +14,13 @@ import (
 // activation is one item being served.
 type activation struct {
 	*Worker
-	item  Item
-	wire  *wire // with the item's own credential
-	lease *lease
-	log   *slog.Logger
-	place place
-	box   *box // nil before there is one; guarded by Worker.mu
+	item   Item
+	wire   *wire // with the item's own credential
+	lease  *lease
+	log    *slog.Logger
+	place  place
+	skills []string // where the skills are, in the working directory
+	box    *box     // nil before there is one; guarded by Worker.mu
 
 	cancel context.CancelCauseFunc // ends it early
 	ended  chan struct{}           // closed when nothing of it is left
@@ -143,6 +144,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		r.belongings.collect(ctx)
 	}
 	r.belongings.keepMemories(ctx, err == nil)
+	if a.Workdir != "" && !errors.Is(context.Cause(ctx), errLost) { // or who has it now may need them
+		a.removeSkills(context.WithoutCancel(ctx))
+	}
 	if err != nil || r.over || a.parker == nil {
 		return err
 	}

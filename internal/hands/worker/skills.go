@@ -37,6 +37,27 @@ func (a *activation) downloadSkills(ctx context.Context, skills []api.Skill) {
 	}
 }
 
+// removeSkills takes the skills away again, from a working directory that is not the
+// worker's own.
+func (a *activation) removeSkills(ctx context.Context) {
+	root, err := os.OpenRoot(a.place.work)
+	if err != nil {
+		return // it has gone itself
+	}
+	defer root.Close()
+	for _, dir := range a.skills {
+		if err := errors.Join(empty(ctx, root, dir), root.Remove(dir)); err != nil {
+			a.log.Warn("could not remove a skill from the working directory", "dir", dir, "error", err)
+		}
+	}
+	if len(a.skills) > 0 {
+		_ = root.Remove(skillsDir) // unless there is something else in it
+	}
+}
+
+// skillsDir is where skills are, in the working directory.
+const skillsDir = "skills"
+
 func (a *activation) downloadSkill(ctx context.Context, s api.Skill) error {
 	versions := "/v1/skills/" + url.PathEscape(s.SkillID) + "/versions/"
 	var version struct{ ID, Name string }
@@ -62,7 +83,8 @@ func (a *activation) downloadSkill(ctx context.Context, s api.Skill) error {
 		return err
 	}
 	defer root.Close()
-	dir := path.Join("skills", skillName(version.Name, s.SkillID))
+	dir := path.Join(skillsDir, skillName(version.Name, s.SkillID))
+	a.skills = append(a.skills, dir)
 	if err := empty(ctx, root, dir); err != nil {
 		return err
 	}
