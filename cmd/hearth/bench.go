@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func newBench() *cobra.Command {
 			if err := os.Chmod(dir, 0o711); err != nil {
 				return err
 			}
-			if cfg.Hand, err = handFile(dir); err != nil {
+			if cfg.Hand, err = handFile(dir, slog.Default()); err != nil {
 				return err
 			}
 			if cfg.Hand == "" {

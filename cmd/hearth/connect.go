@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/anthropics/anthropic-sdk-go/option"
@@ -119,14 +121,18 @@ func announce(path string, info any) error {
 	return writePrivate(path, string(raw))
 }
 
-// defaultDataDir is hearth's directory among the user's data.
+// defaultDataDir is hearth's directory among the user's data. It is never in a
+// directory that others write to: secrets are in it, and programs.
 func defaultDataDir() string {
 	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
 		return filepath.Join(dir, "hearth")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), "hearth")
+	home := os.Getenv("HOME")
+	if me, err := user.LookupId(strconv.Itoa(os.Getuid())); home == "" && err == nil {
+		home = me.HomeDir // services are often without the variable
+	}
+	if home == "" {
+		return "/var/lib/hearth"
 	}
 	return filepath.Join(home, ".local", "share", "hearth")
 }

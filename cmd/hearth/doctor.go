@@ -12,9 +12,6 @@ import (
 
 	"hearth/internal/hands/doctor"
 	"hearth/internal/hands/sandbox"
-	"hearth/internal/hands/sandbox/gvisor"
-	"hearth/internal/hands/sandbox/namespace"
-	"hearth/internal/hands/sandbox/process"
 )
 
 const doctorHelp = `Examine this host: would a worker do well on it? Give it the flags you would give
@@ -95,10 +92,11 @@ func newDoctor() *cobra.Command {
 // groups.
 func enginesIn(stateDir string) []sandbox.Engine {
 	silent := slog.New(slog.DiscardHandler)
+	hand, _ := handFile(stateDir, silent) // without, they do as a worker would
 	return []sandbox.Engine{
-		gvisor.New(gvisor.Config{StateDir: stateDir, Log: silent}),
-		namespace.New(namespace.Config{StateDir: stateDir, Log: silent}),
-		process.New(stateDir, nil, silent),
+		engineOf(engineGVisor, stateDir, hand, nil, silent),
+		engineOf(engineNamespace, stateDir, hand, nil, silent),
+		engineOf(engineProcess, stateDir, "", nil, silent),
 	}
 }
 

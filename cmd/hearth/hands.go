@@ -20,6 +20,7 @@ import (
 	"hearth/internal/hands/depot"
 	"hearth/internal/hands/image"
 	"hearth/internal/hands/sandbox"
+	"hearth/internal/hands/sandbox/cgroup"
 	"hearth/internal/hands/sandbox/docker"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
@@ -110,7 +111,7 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 			return nil, usageError("the %s engine does not work on this host: %w", name, err)
 		}
 	}
-	hand, err := handFile(stateDir) // once it is known that it is of use
+	hand, err := handFile(stateDir, log) // once it is known that it is of use
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,7 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	}
 	groups := findGroups(log)
 	if name == engineAuto {
-		engine := gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
+		engine := engineOf(engineGVisor, stateDir, hand, groups, log)
 		err := tryOut(ctx, engine, stateDir)
 		if err == nil {
 			return engine, nil
@@ -127,20 +128,30 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 		log.Warn("gVisor does not work here, so sandboxes share this host's kernel", "engine", engineNamespace, "error", err)
 		name = engineNamespace
 	}
-	var engine sandbox.Engine
-	switch name {
-	case engineGVisor:
-		engine = gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
-	case engineNamespace:
-		engine = namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
-	case engineProcess:
+	engine := engineOf(name, stateDir, hand, groups, log)
+	if name == engineProcess {
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
-		engine = process.New(stateDir, groups, log)
+		return engine, engine.Check(ctx)
 	}
-	if err := engine.Check(ctx); err != nil {
-		return nil, usageError("the %s engine does not work on this host: %w", name, err)
+	try := tryOut
+	if h.once { // its own sandbox is tried next
+		try = func(ctx context.Context, engine sandbox.Engine, _ string) error { return engine.Check(ctx) }
+	}
+	if err := try(ctx, engine, stateDir); err != nil {
+		return nil, usageError("the %s engine does not work on this host, of which hearth doctor says more: %w", name, err)
 	}
 	return engine, nil
+}
+
+// engineOf makes an engine that needs no daemon.
+func engineOf(name, stateDir, hand string, groups *cgroup.Tree, log *slog.Logger) sandbox.Engine {
+	switch name {
+	case engineGVisor:
+		return gvisor.New(gvisor.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
+	case engineNamespace:
+		return namespace.New(namespace.Config{StateDir: stateDir, Groups: groups, Hand: hand, Log: log})
+	}
+	return process.New(stateDir, groups, log)
 }
 
 // tryOut starts a sandbox of an engine and removes it again.
@@ -218,6 +229,9 @@ func (h handsConfig) open(ctx context.Context, to target) (made openWorker, err 
 		if cfg.Engine, err = h.newEngine(ctx); err != nil {
 			return openWorker{}, err
 		}
+		if _, parks := cfg.Engine.(sandbox.Parker); h.parkStore != "" && !parks {
+			h.log.Warn("sessions are not stored for other workers: only gVisor's sandboxes can be parked", "engine", cfg.Engine.Name())
+		}
 	}
 	if cfg.Depot, err = h.depot(ctx, to.environmentID); err != nil {
 		return openWorker{}, err
@@ -277,6 +291,16 @@ func (h *handsConfig) check() error {
 	}
 	if err := h.image.check(h.engine, h.onWork != nil); err != nil {
 		return err
+	}
+	if h.parkStore != "" {
+		switch {
+		case h.onWork != nil:
+			return usageError("--park-store is not for --on-work, whose script opens the sandboxes")
+		case h.workdir != "":
+			return usageError("--park-store is not for --workdir, which stays where it is")
+		case h.parkAfter == 0:
+			return usageError("--park-store needs sandboxes to be parked, which --park-after 0 forbids")
+		}
 	}
 	return h.limitFlags.check()
 }

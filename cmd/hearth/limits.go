@@ -18,9 +18,12 @@ var defaultLimits = sandbox.Limits{MemoryBytes: 2 << 30, Processes: 4096, OpenFi
 // limitFlags bound what sandboxes use.
 type limitFlags struct {
 	limits sandbox.Limits
-	given  []string                  // as --agent-limits
+	given  []agentLimit
 	agents map[string]sandbox.Limits // by agent id, once checked
 }
+
+// agentLimit is what --agent-limits says of an agent.
+type agentLimit struct{ agent, list string }
 
 func (l *limitFlags) register(flags *pflag.FlagSet) {
 	l.limits = defaultLimits
@@ -29,7 +32,7 @@ func (l *limitFlags) register(flags *pflag.FlagSet) {
 	flags.IntVar(&l.limits.Processes, "processes", l.limits.Processes, "how many processes a sandbox may have")
 	flags.IntVar(&l.limits.OpenFiles, "open-files", l.limits.OpenFiles, "how many files each process in a sandbox may have open")
 	flags.Var((*byteSize)(&l.limits.DiskBytes), "disk", "how much a session's files may take, scratch files included; 0 for no limit")
-	flags.Var((*agentLimits)(l), "agent-limits", "other limits for one agent's sessions, as AGENT=memory:4GiB,cpus:2,processes:100,open-files:1000,disk:50GiB; may be repeated")
+	flags.Var((*agentLimits)(l), "agent-limits", "other limits for one agent's sessions, as AGENT=memory:4GiB,cpus:2,processes:100,open-files:1000,disk:50GiB; may be repeated, or hold several with ; between them")
 }
 
 // byteSize is a flag like 512MiB.
@@ -69,21 +72,29 @@ func (b *byteSize) Set(text string) error {
 // agentLimits is the flag of the limits of single agents.
 type agentLimits limitFlags
 
-func (a *agentLimits) String() string { return strings.Join(a.given, " ") }
+func (a *agentLimits) String() string {
+	var all []string
+	for _, g := range a.given {
+		all = append(all, g.agent+"="+g.list)
+	}
+	return strings.Join(all, ";")
+}
 
 func (a *agentLimits) Type() string { return "limits" }
 
 // Set only looks whether the text can be understood: the limits that it is about
 // may be on the rest of the command line.
 func (a *agentLimits) Set(text string) error {
-	agent, list, ok := strings.Cut(text, "=")
-	if !ok || !strings.HasPrefix(agent, "agent_") {
-		return fmt.Errorf("want AGENT=NAME:VALUE,…, with an agent's id")
+	for one := range strings.SplitSeq(text, ";") {
+		agent, list, ok := strings.Cut(strings.TrimSpace(one), "=")
+		if !ok || !strings.HasPrefix(agent, "agent_") {
+			return fmt.Errorf("want AGENT=NAME:VALUE,…, with an agent's id")
+		}
+		if _, err := replaced(a.limits, list); err != nil {
+			return err
+		}
+		a.given = append(a.given, agentLimit{agent, list})
 	}
-	if _, err := replaced(a.limits, list); err != nil {
-		return err
-	}
-	a.given = append(a.given, text)
 	return nil
 }
 
@@ -106,43 +117,46 @@ func replaced(limits sandbox.Limits, list string) (sandbox.Limits, error) {
 }
 
 func (l *limitFlags) check() error {
+	if err := checkLimits("--", l.limits); err != nil {
+		return err
+	}
 	l.agents = map[string]sandbox.Limits{}
-	for _, text := range l.given {
-		agent, list, _ := strings.Cut(text, "=")
-		limits, ok := l.agents[agent]
+	for _, g := range l.given {
+		limits, ok := l.agents[g.agent]
 		if !ok {
 			limits = l.limits
 		}
-		var err error
-		if l.agents[agent], err = replaced(limits, list); err != nil {
+		limits, err := replaced(limits, g.list)
+		if err != nil {
 			return usageError("--agent-limits: %w", err)
 		}
-	}
-	for _, limits := range append([]sandbox.Limits{l.limits}, valuesOf(l.agents)...) {
-		for _, c := range []struct {
-			flag string
-			bad  bool
-			want string
-		}{
-			{"memory", limits.MemoryBytes > 0 && limits.MemoryBytes < 64<<20, "at least 64MiB"},
-			{"cpus", limits.CPUs != 0 && !(limits.CPUs >= 0.01 && limits.CPUs <= 1e6), "at least 0.01"},
-			{"processes", limits.Processes < 16, "at least 16"},
-			{"open-files", limits.OpenFiles < 64, "at least 64"},
-			{"disk", limits.DiskBytes > 0 && limits.DiskBytes < 1<<20, "at least 1MiB"},
-		} {
-			if c.bad {
-				return usageError("--%s: want %s", c.flag, c.want)
-			}
+		if err := checkLimits("--agent-limits "+g.agent+"=", limits); err != nil {
+			return err
 		}
+		l.agents[g.agent] = limits
 	}
 	return nil
 }
 
-func valuesOf(m map[string]sandbox.Limits) (all []sandbox.Limits) {
-	for _, l := range m {
-		all = append(all, l)
+// checkLimits refuses limits that nothing could run under. Prefix comes before the
+// name of one in the error.
+func checkLimits(prefix string, limits sandbox.Limits) error {
+	for _, c := range []struct {
+		flag string
+		bad  bool
+		want string
+	}{
+		{"memory", limits.MemoryBytes > 0 && limits.MemoryBytes < 64<<20, "at least 64MiB"},
+		{"cpus", limits.CPUs != 0 && !(limits.CPUs >= 0.01 && limits.CPUs <= 1e6), "at least 0.01"},
+		{"processes", limits.Processes < 16, "at least 16"},
+		{"open-files", limits.OpenFiles < 64, "at least 64"},
+		{"disk", limits.DiskBytes > 0 && limits.DiskBytes < 1<<20, "at least 1MiB"},
+	} {
+		if c.bad {
+			return usageError("%s%s: want %s", prefix, c.flag, c.want)
+		}
 	}
-	return all
+	return nil
 }
 
 // findGroups looks where control groups can be made, and says what limits

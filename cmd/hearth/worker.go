@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -142,9 +143,9 @@ func newWorkerRun() *cobra.Command {
 				return usageError("%w", err)
 			}
 			flags.environmentID = item.EnvironmentID
-			flags.keyOptional = true
+			flags.keyOptional, flags.once = true, true
 			if flags.workdir != "" {
-				if flags.workdir, err = filepath.Abs(flags.workdir); err != nil {
+				if flags.workdir, err = findWorkdir(flags.workdir); err != nil {
 					return usageError("--workdir: %w", err)
 				}
 			}
@@ -159,6 +160,19 @@ func newWorkerRun() *cobra.Command {
 	flags.register(cmd.Flags())
 	cmd.Flags().StringVar(&flags.workdir, "workdir", "", "the session's working directory (default one below --state)")
 	return cmd
+}
+
+// findWorkdir makes the directory where it is missing, and returns it without links
+// on the way: it is to be given to who is in the sandbox, not a link to it.
+func findWorkdir(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		err = os.MkdirAll(path, 0o755)
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
 }
 
 // workerFlags configure a worker.
@@ -190,6 +204,7 @@ type handsConfig struct {
 	parkKeyFile string
 	limitFlags
 	workdir string
+	once    bool // there is to be one session only
 	onWork  *worker.Script
 	webhook *worker.Webhook
 	log     *slog.Logger
@@ -244,8 +259,9 @@ func (f *workerFlags) open(ctx context.Context) (openWorker, error) {
 	if key == "" && !f.keyOptional {
 		return openWorker{}, usageError("no environment key: set --environment-key-file or HEARTH_ENVIRONMENT_KEY (hearth keys create makes one)")
 	}
-	return f.handsConfig.open(ctx, target{
-		baseURL:       firstOf(f.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), defaultBaseURL),
-		environmentID: environmentID, key: key,
-	})
+	address := firstOf(f.baseURL, os.Getenv("ANTHROPIC_BASE_URL"), defaultBaseURL)
+	if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return openWorker{}, usageError("--base-url: %.200q is not an address that begins with https:// or http://", address)
+	}
+	return f.handsConfig.open(ctx, target{baseURL: address, environmentID: environmentID, key: key})
 }

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -167,5 +168,110 @@ func TestParkedNotForever(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestKeptAsLongAsParked: a session's files are there as long as its sandbox may be.
+func TestKeptAsLongAsParked(t *testing.T) {
+	t.Parallel()
+	s, dir := newSite(t, run.Serve(t), "kept"), t.TempDir()
+	places := map[string]string{}
+	for name, age := range map[string]time.Duration{"parked": 30 * time.Hour, "old": 80 * time.Hour} {
+		places[name] = filepath.Join(dir, "sessions", "sesn_"+name)
+		at := time.Now().Add(-age)
+		if err := errors.Join(os.MkdirAll(filepath.Join(places[name], "work"), 0o755), os.WriteFile(filepath.Join(places[name], "lock"), nil, 0o600), os.Chtimes(places[name], at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor", "--state", dir, "--pool", "0", "--park-ttl", "72h")
+	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
+	run.Begin(t, cmd)
+	run.Eventually(t, "the older one is removed", func() bool { _, err := os.Stat(places["old"]); return err != nil })
+	if _, err := os.Stat(places["parked"]); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFilesElsewhere has a session go on with another worker where its sandbox could
+// not be parked: because it had ended, because a call ran on when the worker had to
+// end, because the worker was killed and never had another sandbox. Its files are the
+// latest all the same, and no call runs again.
+func TestFilesElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, run.Serve(t), "files elsewhere")
+	store, dirs := t.TempDir(), []string{t.TempDir(), t.TempDir()}
+	key, err := depot.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(n int) run.Program {
+		cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor",
+			"--state", dirs[n], "--park-store", store, "--max-idle", "3s", "--drain", "1s", "--disk", "16MiB")
+		cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key, "HEARTH_PARK_KEY="+key)
+		return run.Begin(t, cmd)
+	}
+	end := func(w run.Program) {
+		t.Helper()
+		if err := w.Process.Signal(syscall.SIGTERM); err != nil || !w.Ends() {
+			t.Fatalf("the worker does not end: %v", err)
+		}
+	}
+	worker := begin(0)
+	c := s.start(t, "$ echo first >f")
+	turn := 1
+	last := func() string {
+		t.Helper()
+		texts, _ := c.results(c.end(turn))
+		return strings.TrimSpace(texts[len(texts)-1])
+	}
+	say := func(message string) string {
+		t.Helper()
+		c.say(message)
+		turn++
+		return last()
+	}
+	last()
+	end(worker) // which parks
+
+	// The sandbox is ended for what is written in the background.
+	worker = begin(0)
+	say("$ echo second >f; (while head -c 1M /dev/zero; do sleep 0.05; done) >big 2>/dev/null &")
+	run.Eventually(t, "the session is stored without a sandbox", func() bool {
+		return strings.Contains(worker.Log(t), "stored a session") && !strings.Contains(worker.Log(t), "parked a session")
+	})
+	end(worker)
+	worker = begin(1)
+	if got := say("$ rm -f big; cat f"); got != "second" {
+		t.Errorf("after its sandbox ended it says %q\n%s", got, c.story())
+	}
+
+	// A call runs on when the worker has to end.
+	c.say("$ echo third >>f; sleep 600")
+	turn++
+	run.Eventually(t, "the call runs", func() bool {
+		raw, err := os.ReadFile(filepath.Join(dirs[1], "sessions", c.id, "work", "f"))
+		return err == nil && strings.Contains(string(raw), "third")
+	})
+	end(worker)
+	worker = begin(0)
+	last()
+	if got := say("$ cat f"); got != "second\nthird" {
+		t.Errorf("after a call that was cut off it says %q\n%s", got, c.story())
+	}
+
+	// A worker is killed while a call runs, and the next on its directory only says so.
+	c.say("$ echo fourth >>f; sleep 600")
+	turn++
+	run.Eventually(t, "the call runs", func() bool {
+		raw, err := os.ReadFile(filepath.Join(dirs[0], "sessions", c.id, "work", "f"))
+		return err == nil && strings.Contains(string(raw), "fourth")
+	})
+	kill(t, worker)
+	worker = begin(0)
+	last()
+	end(worker)
+	begin(1)
+	if got := say("$ cat f"); got != "second\nthird\nfourth" {
+		t.Errorf("after a kill it says %q\n%s", got, c.story())
 	}
 }

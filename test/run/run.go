@@ -107,6 +107,16 @@ func (p Program) Ends() bool {
 	}
 }
 
+// Log is what the program has said so far.
+func (p Program) Log(t testing.TB) string {
+	t.Helper()
+	raw, err := os.ReadFile(p.Stdout.(*os.File).Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
 func tail(raw []byte) []byte { return raw[max(0, len(raw)-6000):] }
 
 // Brain is a running hearth serve behind a proxy that checks its answers.

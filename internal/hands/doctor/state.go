@@ -22,6 +22,10 @@ func state(dir string, at scratch, scratchErr error) []Finding {
 	if err := unix.Statfs(place, &info); err != nil {
 		return append(found, failure(system, "choose another place with --state", "%s: %v", place, err))
 	}
+	if info.Flags&unix.ST_NOEXEC != 0 {
+		found = append(found, warning("programs", "mount it without noexec, or choose another place with --state",
+			"nothing on the file system of %s may be run: sessions cannot run programs that they write, but with the gvisor engine, and their sandboxes start more slowly", place))
+	}
 	return append(found, fileSystem(system, info), freeSpace(space, info), freeInodes(inodes, info))
 }
 

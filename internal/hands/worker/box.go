@@ -46,8 +46,9 @@ func (b *box) open(s *starting, spec sandbox.Spec) {
 	}
 	if restored != nil {
 		s.made = restored
+		b.use()
 		b.mu.Lock()
-		b.spec, b.used = kept, true
+		b.spec = kept
 		b.mu.Unlock()
 		return
 	}
@@ -94,9 +95,7 @@ func (b *box) call(ctx context.Context, call hand.Call) (result hand.Result, los
 	if err != nil {
 		return hand.Result{}, false, err
 	}
-	b.mu.Lock()
-	b.used = true
-	b.mu.Unlock()
+	b.use()
 	result, err = s.Call(ctx, call)
 	if err == nil || ctx.Err() != nil {
 		return result, false, err
@@ -110,9 +109,9 @@ func (b *box) terminal(ctx context.Context, t hand.Terminal) (*hand.Screen, erro
 	if err != nil {
 		return nil, err
 	}
+	b.use()
 	b.mu.Lock()
 	b.guests++
-	b.used = true
 	b.mu.Unlock()
 	leave := func() {
 		b.mu.Lock()
@@ -141,6 +140,16 @@ func (b *box) attended() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.guests > 0
+}
+
+// use notes that there is going to be something in the sandbox.
+func (b *box) use() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.used {
+		b.noteChanges()
+	}
+	b.used = true
 }
 
 // park puts the sandbox on disk, unless there is nothing in it, or it cannot be.

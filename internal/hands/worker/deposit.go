@@ -18,9 +18,12 @@ import (
 
 // Below a session's directory: which states of the depot it comes from, and one
 // that is arriving from there.
+// changedFile is there while the session's files are, or may be, other than those
+// in the depot.
 const (
 	generationFile = "generation"
 	arrivingDir    = "arriving"
+	changedFile    = "changed"
 )
 
 // travels are the parts of a session's directory that go with it to another
@@ -32,9 +35,40 @@ func (a *activation) travels() []string {
 // portable tells whether sessions may go on with another worker.
 func (a *activation) portable() bool { return a.Depot != nil && a.parker != nil && a.Workdir == "" }
 
-// deposit puts a session that has just been parked where other workers can get
-// it.
-func (a *activation) deposit(ctx context.Context, program string) error {
+// handOn puts a session that is being left where other workers can get it, unless
+// one may have it already: with its sandbox if that could be parked, else its files
+// and the marks of its calls.
+func (a *activation) handOn(ctx context.Context) {
+	changed := filepath.Join(a.place.dir, changedFile)
+	if _, err := os.Stat(changed); err != nil || !a.portable() || errors.Is(context.Cause(ctx), errLost) || a.lease.lapsed() {
+		return
+	}
+	err := a.deposit(context.WithoutCancel(ctx))
+	if err == nil {
+		err = os.Remove(changed)
+	}
+	if err != nil {
+		// It may have got there all the same; then that is where it goes on.
+		a.log.Warn("could not store a session for other workers", "error", err)
+	}
+}
+
+// noteChanges notes, for whoever leaves the session next, that its files are about
+// to change.
+func (a *activation) noteChanges() {
+	if !a.portable() {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(a.place.dir, changedFile), nil, 0o600); err != nil {
+		a.log.Warn("could not note that a session's files change; other workers may miss it", "error", err)
+	}
+}
+
+func (a *activation) deposit(ctx context.Context) error {
+	program, err := buildID()
+	if err != nil {
+		return err
+	}
 	base, err := a.parker.Owner(a.place.work, a.place.mnt)
 	if err != nil {
 		return err
@@ -54,7 +88,7 @@ func (a *activation) deposit(ctx context.Context, program string) error {
 	if err != nil {
 		return err
 	}
-	a.log.Info("stored a parked session for other workers", "size", size, "took", time.Since(began).Round(time.Millisecond))
+	a.log.Info("stored a session for other workers", "size", size, "took", time.Since(began).Round(time.Millisecond))
 	return a.descend(p.Generation)
 }
 
@@ -148,7 +182,7 @@ func (a *activation) recover(ctx context.Context, here []string) error {
 	if err := a.moveIn(arriving, generation); err != nil {
 		return err
 	}
-	a.log.Warn("the worker that had this session is gone; its files are as they were when it was last parked")
+	a.log.Warn("the worker that had this session has not left it in order; its files are as they were when they were last stored")
 	return nil
 }
 
@@ -192,6 +226,7 @@ func (a *activation) moveIn(arriving, generation string) error {
 	if err := a.place.make(); err != nil {
 		return err
 	}
+	_ = os.Remove(filepath.Join(a.place.dir, changedFile)) // what had changed has been left behind
 	return a.descend(generation)
 }
 

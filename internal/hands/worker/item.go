@@ -121,6 +121,7 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	if err := a.arrive(ctx); err != nil && ctx.Err() == nil {
 		a.log.Warn("could not fetch what other workers have of a session; going on with what is here", "error", err)
 	}
+	goesOn := false // the session does, for all that is known
 	box, session, err := a.prepare(ctx)
 	if box != nil {
 		a.mu.Lock()
@@ -129,6 +130,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		defer func() {
 			if e := box.close(context.WithoutCancel(ctx)); e != nil {
 				err = errors.Join(err, fmt.Errorf("destroy the sandbox: %w", e))
+			}
+			if goesOn {
+				a.handOn(ctx)
 			}
 		}()
 	}
@@ -140,6 +144,7 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 	}
 	r := newRunner(a, box, &belongings{activation: a, ctx: ctx, box: box, session: session, told: map[string]bool{}})
 	err = r.run(ctx)
+	goesOn = !r.over
 	if err == nil && !r.over {
 		r.belongings.collect(ctx)
 	}

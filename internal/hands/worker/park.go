@@ -86,12 +86,6 @@ func (a *activation) park(ctx context.Context, s sandbox.Checkpointer, spec sand
 	}
 	a.log.Info("parked a session's sandbox", "size", bytesBelow(final), "took", time.Since(began).Round(time.Millisecond))
 	a.evict()
-	if a.portable() {
-		if err := a.deposit(ctx, program); err != nil {
-			// It may have got there all the same; then that is where it goes on.
-			a.log.Warn("could not store a parked session for other workers", "error", err)
-		}
-	}
 	return nil
 }
 

@@ -190,6 +190,7 @@ func (w *Worker) tidyAway(dir string) error {
 	if err := os.Rename(dir, away); err != nil {
 		return err
 	}
+	w.Log.Info("removing the files of a session that has not been served for long", "session", filepath.Base(dir), "longer_than", w.KeepWorkdir)
 	return sandbox.RemoveAll(away)
 }
 

@@ -150,6 +150,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{Config: cfg, draining: make(chan struct{}), serving: map[*activation]bool{}}
 	if parker, ok := cfg.Engine.(sandbox.Parker); ok && cfg.ParkAfter > 0 {
 		w.parker = parker
+		w.KeepWorkdir = max(w.KeepWorkdir, w.ParkTTL) // a sandbox is of no use without the files
 		w.MaxIdle = min(w.MaxIdle, w.ParkAfter)
 	}
 	w.wire = &wire{base: strings.TrimRight(cfg.BaseURL, "/"), credential: cfg.EnvironmentKey, worker: cfg.WorkerID, http: cfg.HTTPClient, ours: new(atomic.Bool)}
