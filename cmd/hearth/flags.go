@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,11 +30,25 @@ func flagsFromEnvironment(flags *pflag.FlagSet) error {
 		if err := flags.Set(f.Name, value); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
+		fromEnvironment = append(fromEnvironment, f.Name)
 	})
 	if err := errors.Join(errs...); err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
 	return nil
+}
+
+// fromEnvironment are the flags of this process that were set from their variables.
+var fromEnvironment []string
+
+// origins says of the flags that a text names which variables they were set from.
+func origins(text string) (note string) {
+	for _, flag := range fromEnvironment {
+		if regexp.MustCompile(`--` + regexp.QuoteMeta(flag) + `($|[^a-z-])`).MatchString(text) {
+			note += fmt.Sprintf(" (--%s is set by %s)", flag, environmentName(flag))
+		}
+	}
+	return note
 }
 
 // choice is a flag that takes one of a few words. It refuses others when it is

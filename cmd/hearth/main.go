@@ -38,7 +38,7 @@ func run(args []string) int {
 	var coded *exitError
 	if errors.As(err, &coded) {
 		if coded.err != nil {
-			fmt.Fprintln(os.Stderr, "hearth:", coded.err)
+			fmt.Fprintf(os.Stderr, "hearth: %v%s\n", coded.err, origins(coded.err.Error()))
 		}
 		return coded.code
 	}
