@@ -163,8 +163,9 @@ func checkLimits(prefix string, limits sandbox.Limits) error {
 // cannot be enforced without them.
 func findGroups(log *slog.Logger) *cgroup.Tree {
 	groups, err := cgroup.Find()
-	if lacks := groups.Lacks(); len(lacks) > 0 {
-		log.Warn("some limits of sandboxes are off", "limits", strings.Join(lacks, ", "), "reason", err)
+	if lacks := strings.Join(groups.Lacks(), ", "); lacks != "" {
+		lacks = strings.ReplaceAll(lacks, "processes", "processes (counted in the sandbox all the same, but with the process engine)")
+		log.Warn("some limits of sandboxes are off", "limits", lacks, "reason", err)
 	}
 	groups.Sweep()
 	return groups

@@ -44,8 +44,11 @@ func limits() []Finding {
 		fix = "give the worker a group of its own: Delegate=yes in the [Service] of its unit, or: systemd-run --user --scope -p Delegate=yes hearth worker …"
 	}
 	also := ""
+	if g.obstacles["pids"] != nil {
+		also = "; processes are counted in the sandbox all the same, but with the process engine"
+	}
 	if len(can) > 0 {
-		also = fmt.Sprintf("; %s can", list(can))
+		also += fmt.Sprintf("; %s can", list(can))
 	}
 	return append(found, warning(bounds, fix, "%s of a session cannot be limited (%s)%s", list(cannot), strings.Join(slices.Compact(why), "; "), also))
 }
