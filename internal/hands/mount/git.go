@@ -41,7 +41,7 @@ func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
 	if err := m.give(tree); err != nil {
 		return err
 	}
-	return m.move(tree, r.MountPath)
+	return m.move(ctx, tree, r)
 }
 
 // token is what the repository is fetched with; "" for nothing. Servers other
@@ -201,26 +201,39 @@ func (m *Mounter) give(tree string) error {
 
 // move puts a tree where the sandbox finds it. What the sandbox has there is left
 // alone, unless it is an empty directory.
-func (m *Mounter) move(tree, guest string) error {
-	to, err := m.make(guest)
+func (m *Mounter) move(ctx context.Context, tree string, r resource) error {
+	to, err := m.make(r.MountPath)
 	if err != nil {
 		return err
 	}
 	defer to.root.Close()
-	if info, err := to.root.Lstat(to.name); err == nil && info.IsDir() {
-		_ = to.root.Remove(to.name) // possible only while it is empty
-	}
 	parent, err := to.root.Open(path.Dir(to.name))
 	if err != nil {
 		return err
 	}
 	defer parent.Close()
-	err = unix.Renameat2(unix.AT_FDCWD, tree, int(parent.Fd()), path.Base(to.name), unix.RENAME_NOREPLACE)
-	switch {
-	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("there is something at %s already", guest)
-	case errors.Is(err, unix.EXDEV):
-		return errors.New("the working directory is on another file system than the worker's state directory; put both on one")
+	name := path.Base(to.name)
+	err = place(unix.AT_FDCWD, tree, parent, name)
+	if errors.Is(err, unix.EXDEV) { // a working directory of the user's, on a volume for instance
+		err = m.carry(ctx, tree, parent, passing+sum([]byte(r.ID))[:16], name)
+	}
+	if errors.Is(err, errTaken) {
+		return fmt.Errorf("there is something at %s already", r.MountPath)
+	}
+	return err
+}
+
+// errTaken is of a place where something is already.
+var errTaken = errors.New("there is something already")
+
+// place moves a tree to a name in parent. What is a directory takes the place of an
+// empty directory at most, on any file system.
+func place(from int, tree string, parent *os.File, name string) error {
+	err := unix.Renameat(from, tree, int(parent.Fd()), name)
+	for _, taken := range []error{unix.EEXIST, unix.ENOTEMPTY, unix.ENOTDIR, unix.EBUSY} {
+		if errors.Is(err, taken) {
+			return errTaken
+		}
 	}
 	return err
 }
