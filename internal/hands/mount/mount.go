@@ -67,7 +67,7 @@ type Mounter struct {
 	stores  map[string]*store  // memory stores by id; guarded by syncing
 
 	collecting sync.Mutex
-	outputs    map[string]output // by path below the outputs; guarded by collecting
+	outputs    map[string]output // by outputKey of the path below the outputs; guarded by collecting
 }
 
 // mounted is a resource that has been put in its place.
