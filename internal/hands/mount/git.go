@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -25,6 +26,9 @@ import (
 // it there whole, so that the token is at no time where the sandbox could look,
 // and Git, which runs as the worker, never in a tree that the sandbox can change.
 func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
+	if m.cloned(r) {
+		return nil // and whatever the session has made of it is its own
+	}
 	token, err := m.token(ctx, r.ID)
 	if err != nil {
 		return err
@@ -38,10 +42,40 @@ func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
 	if err := m.clone(ctx, r, token, tree); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(tree, cloneMark), []byte(markOf(r)), 0o644); err != nil {
+		return err
+	}
 	if err := m.give(tree); err != nil {
 		return err
 	}
 	return m.move(ctx, tree, r)
+}
+
+// cloneMark is the file in a repository that says which resource it is. Git leaves it
+// alone. It is for a worker that finds the working directory of an earlier one, in a
+// volume, and not its list.
+const cloneMark = ".git/hearth-resource"
+
+func markOf(r resource) string { return r.ID + "\n" }
+
+// cloned tells whether the repository is in its place already.
+func (m *Mounter) cloned(r resource) bool {
+	at, err := m.open(r.MountPath)
+	if err != nil {
+		return false // what is wrong with it, move says
+	}
+	defer at.root.Close()
+	// Without waiting, for the sandbox may have put a pipe there.
+	f, err := at.root.OpenFile(path.Join(at.name, cloneMark), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	mark, err := io.ReadAll(io.LimitReader(f, int64(len(markOf(r)))+1))
+	return err == nil && string(mark) == markOf(r)
 }
 
 // token is what the repository is fetched with; "" for nothing. Servers other

@@ -84,12 +84,19 @@ func newAway(t *testing.T) *away {
 			t.Fatal(err)
 		}
 	}
-	m, err := New(Config{Server: a.server, SessionID: "sesn_1", Dir: t.TempDir(), Work: a.work, HasToken: true, Log: slog.New(slog.DiscardHandler)})
+	a.restart()
+	return a
+}
+
+// restart makes another mounter, as a worker does that has the volume of an earlier one
+// and not its state directory.
+func (a *away) restart() {
+	a.t.Helper()
+	m, err := New(Config{Server: a.server, SessionID: "sesn_1", Dir: a.t.TempDir(), Work: a.work, HasToken: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	a.m = m
-	return a
 }
 
 // repository mounts one, and tells what went wrong.
@@ -141,6 +148,8 @@ func (a *away) path(name string) string { return filepath.Join(a.work, name) }
 
 // passing is what the copy is called on its way.
 func (a *away) passing() string { return a.path("src/" + passing + sum([]byte("sesrsc_1"))[:16]) }
+
+const taken = "there is something at /workspace/src/repo already"
 
 const checkedOut = "src src/repo src/repo/.git src/repo/deep src/repo/deep/er src/repo/deep/er/file src/repo/link src/repo/run"
 
@@ -248,8 +257,7 @@ func TestAcrossLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const taken = "/workspace/src/repo is missing: there is something at /workspace/src/repo already"
-	if said := a.repository(t.Context(), address); said != taken {
+	if said := a.repository(t.Context(), address); !strings.HasSuffix(said, taken) {
 		t.Errorf("it says %q", said)
 	}
 	if got := a.names(); got != "src src/repo src/repo/own" {
@@ -277,6 +285,39 @@ func TestAcrossLeavesNothing(t *testing.T) {
 	}
 	if got := a.names(); got != checkedOut {
 		t.Errorf("there is %s", got)
+	}
+}
+
+// TestRepositoryKnownAgain mounts a repository that an earlier worker has, in a volume.
+// Another resource is not taken for it, nor is a pipe for its mark.
+func TestRepositoryKnownAgain(t *testing.T) {
+	address := gitServer(t)
+	a := newAway(t)
+	if said := a.repository(t.Context(), address); said != "" {
+		t.Fatal(said)
+	}
+	if err := os.WriteFile(a.path("src/repo/own"), []byte("work"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a.restart()
+	if said := a.repository(t.Context(), address); said != "" {
+		t.Errorf("the second time it says %q", said)
+	}
+	if raw, err := os.ReadFile(a.path("src/repo/own")); err != nil || string(raw) != "work" {
+		t.Errorf("the session's own is %q, %v", raw, err)
+	}
+
+	a.restart()
+	other := map[string]any{"id": "sesrsc_2", "type": api.ResourceRepository, "url": address, "mount_path": "/workspace/src/repo"}
+	if said := a.sync(t.Context(), other); !strings.HasSuffix(said, taken) {
+		t.Errorf("of another resource it says %q", said)
+	}
+	mark := a.path("src/repo/" + cloneMark)
+	if err := errors.Join(os.Remove(mark), syscall.Mkfifo(mark, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if said := a.repository(t.Context(), address); !strings.HasSuffix(said, taken) {
+		t.Errorf("of a pipe it says %q", said)
 	}
 }
 
