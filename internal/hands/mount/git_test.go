@@ -321,6 +321,33 @@ func TestRepositoryKnownAgain(t *testing.T) {
 	}
 }
 
+// TestReplacedCopy looks at directories that a sandbox may have put in the place of the
+// one that was made.
+func TestReplacedCopy(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only where the worker is root have sandboxes users of their own")
+	}
+	a := newAway(t)
+	for name, c := range map[string]struct {
+		uid  int
+		mode fs.FileMode
+		fits bool
+	}{"made": {0, 0o700, true}, "theirs": {12345, 0o700, false}, "open": {0, 0o755, false}} {
+		path := a.path(name)
+		if err := errors.Join(os.Mkdir(path, 0o700), os.Chmod(path, c.mode), os.Chown(path, c.uid, c.uid)); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.m.checkOwn(dir); (err == nil) != c.fits {
+			t.Errorf("of what is %s it says %v", name, err)
+		}
+		dir.Close()
+	}
+}
+
 // TestAcrossUnderAttack copies while the sandbox puts a link to what is not its own in
 // the place of the copy, over and over.
 func TestAcrossUnderAttack(t *testing.T) {
