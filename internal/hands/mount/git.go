@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -25,6 +26,9 @@ import (
 // it there whole, so that the token is at no time where the sandbox could look,
 // and Git, which runs as the worker, never in a tree that the sandbox can change.
 func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
+	if m.cloned(r) {
+		return nil // and whatever the session has made of it is its own
+	}
 	token, err := m.token(ctx, r.ID)
 	if err != nil {
 		return err
@@ -38,10 +42,40 @@ func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
 	if err := m.clone(ctx, r, token, tree); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(tree, cloneMark), []byte(markOf(r)), 0o644); err != nil {
+		return err
+	}
 	if err := m.give(tree); err != nil {
 		return err
 	}
-	return m.move(tree, r.MountPath)
+	return m.move(ctx, tree, r)
+}
+
+// cloneMark is the file in a repository that says which resource it is. Git leaves it
+// alone. It is for a worker that finds the working directory of an earlier one, in a
+// volume, and not its list.
+const cloneMark = ".git/hearth-resource"
+
+func markOf(r resource) string { return r.ID + "\n" }
+
+// cloned tells whether the repository is in its place already.
+func (m *Mounter) cloned(r resource) bool {
+	at, err := m.open(r.MountPath)
+	if err != nil {
+		return false // what is wrong with it, move says
+	}
+	defer at.root.Close()
+	// Without waiting, for the sandbox may have put a pipe there.
+	f, err := at.root.OpenFile(path.Join(at.name, cloneMark), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	mark, err := io.ReadAll(io.LimitReader(f, int64(len(markOf(r)))+1))
+	return err == nil && string(mark) == markOf(r)
 }
 
 // token is what the repository is fetched with; "" for nothing. Servers other
@@ -201,26 +235,39 @@ func (m *Mounter) give(tree string) error {
 
 // move puts a tree where the sandbox finds it. What the sandbox has there is left
 // alone, unless it is an empty directory.
-func (m *Mounter) move(tree, guest string) error {
-	to, err := m.make(guest)
+func (m *Mounter) move(ctx context.Context, tree string, r resource) error {
+	to, err := m.make(r.MountPath)
 	if err != nil {
 		return err
 	}
 	defer to.root.Close()
-	if info, err := to.root.Lstat(to.name); err == nil && info.IsDir() {
-		_ = to.root.Remove(to.name) // possible only while it is empty
-	}
 	parent, err := to.root.Open(path.Dir(to.name))
 	if err != nil {
 		return err
 	}
 	defer parent.Close()
-	err = unix.Renameat2(unix.AT_FDCWD, tree, int(parent.Fd()), path.Base(to.name), unix.RENAME_NOREPLACE)
-	switch {
-	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("there is something at %s already", guest)
-	case errors.Is(err, unix.EXDEV):
-		return errors.New("the working directory is on another file system than the worker's state directory; put both on one")
+	name := path.Base(to.name)
+	err = place(unix.AT_FDCWD, tree, parent, name)
+	if errors.Is(err, unix.EXDEV) { // a working directory of the user's, on a volume for instance
+		err = m.carry(ctx, tree, parent, passing+sum([]byte(r.ID))[:16], name)
+	}
+	if errors.Is(err, errTaken) {
+		return fmt.Errorf("there is something at %s already", r.MountPath)
+	}
+	return err
+}
+
+// errTaken is of a place where something is already.
+var errTaken = errors.New("there is something already")
+
+// place moves a tree to a name in parent. What is a directory takes the place of an
+// empty directory at most, on any file system.
+func place(from int, tree string, parent *os.File, name string) error {
+	err := unix.Renameat(from, tree, int(parent.Fd()), name)
+	for _, taken := range []error{unix.EEXIST, unix.ENOTEMPTY, unix.ENOTDIR, unix.EBUSY} {
+		if errors.Is(err, taken) {
+			return errTaken
+		}
 	}
 	return err
 }

@@ -37,8 +37,9 @@ type remote struct {
 
 type answer int
 
-func (a answer) Error() string { return http.StatusText(int(a)) }
-func (a answer) Status() int   { return int(a) }
+func (a answer) Error() string  { return http.StatusText(int(a)) }
+func (a answer) Status() int    { return int(a) }
+func (a answer) NotFound() bool { return a == http.StatusNotFound }
 
 func (r *remote) Do(ctx context.Context, method, path string, in, out any) error {
 	u, err := url.Parse(path)

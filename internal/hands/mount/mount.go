@@ -45,11 +45,11 @@ type Server interface {
 type Config struct {
 	Server    Server
 	SessionID string
-	// Dir is the session's directory on this host, out of the sandbox's reach. The
-	// other two are on the same file system.
+	// Dir is the session's directory on this host, out of the sandbox's reach.
 	Dir string
 	// Work and Mnt are what appears as the sandbox's working directory and /mnt. Mnt
-	// is "" for an engine that has no file system of its own.
+	// is "" for an engine that has no file system of its own. They may be on other
+	// file systems than Dir.
 	Work, Mnt string
 	// HasToken tells that the server is asked with a sessions token, which alone is
 	// good for memory stores.
@@ -67,7 +67,7 @@ type Mounter struct {
 	stores  map[string]*store  // memory stores by id; guarded by syncing
 
 	collecting sync.Mutex
-	outputs    map[string]output // by path below the outputs; guarded by collecting
+	outputs    map[string]output // by outputKey of the path below the outputs; guarded by collecting
 }
 
 // mounted is a resource that has been put in its place.

@@ -11,9 +11,11 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"hearth/api"
 )
@@ -92,7 +94,7 @@ func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 			return nil
 		}
 		name = strings.TrimPrefix(name, outputsName+"/")
-		if before, ok := m.outputs[name]; !ok || before.Size != info.Size() || !before.Modified.Equal(info.ModTime()) {
+		if before, ok := m.outputs[outputKey(name)]; !ok || before.Size != info.Size() || !before.Modified.Equal(info.ModTime()) {
 			names = append(names, name)
 		}
 		return nil
@@ -131,8 +133,9 @@ func (m *Mounter) upload(ctx context.Context, root *os.Root, name string) error 
 		return err
 	}
 	m.Log.Info("uploaded an output", "path", path.Join(guestOutputs, name), "file", made.ID, "size", info.Size())
-	before, replaced := m.outputs[name]
-	m.outputs[name] = output{made.ID, info.Size(), info.ModTime()}
+	key := outputKey(name)
+	before, replaced := m.outputs[key]
+	m.outputs[key] = output{made.ID, info.Size(), info.ModTime()}
 	if err := m.save(outputsFile, m.outputs); err != nil {
 		return err
 	}
@@ -142,6 +145,15 @@ func (m *Mounter) upload(ctx context.Context, root *os.Root, name string) error 
 		}
 	}
 	return nil
+}
+
+// outputKey is what an output is called in the list. JSON has no bytes that are not
+// UTF-8, so a name with such is quoted; no other name begins with a slash.
+func outputKey(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return "/" + strconv.QuoteToASCII(name)
 }
 
 // fileName makes the name of an output, which may be in a directory, that of a
