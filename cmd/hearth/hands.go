@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -232,6 +233,7 @@ func (h handsConfig) open(ctx context.Context, to target) (made openWorker, err 
 		if _, parks := cfg.Engine.(sandbox.Parker); h.parkStore != "" && !parks {
 			h.log.Warn("sessions are not stored for other workers: only gVisor's sandboxes can be parked", "engine", cfg.Engine.Name())
 		}
+		cfg.Former = h.formerEngines(cfg.Engine.Name())
 	}
 	if cfg.Depot, err = h.depot(ctx, to.environmentID); err != nil {
 		return openWorker{}, err
@@ -374,4 +376,16 @@ func (b *brain) serveEnvironment(ctx context.Context, baseURL, workspaceID, envi
 	}
 	defer w.Close()
 	return w.Run(ctx)
+}
+
+// formerEngines are those that an earlier worker on the state directory may have
+// had instead of the one that was chosen. They are good only for what it left behind.
+// Docker is not among them: its daemon may be gone.
+func (h handsConfig) formerEngines(chosen string) []sandbox.Engine {
+	all := []sandbox.Engine{
+		gvisor.New(gvisor.Config{StateDir: h.stateDir, Log: h.log}),
+		namespace.New(namespace.Config{StateDir: h.stateDir, Log: h.log}),
+		process.New(h.stateDir, nil, h.log),
+	}
+	return slices.DeleteFunc(all, func(e sandbox.Engine) bool { return e.Name() == chosen })
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -63,8 +64,14 @@ func listShells(cmd *cobra.Command, state string) error {
 	for _, s := range sessions {
 		fmt.Fprintln(cmd.OutOrStdout(), s)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return notYours(err)
+	}
 	return err
 }
+
+// notYours is for who may not reach the sockets of workers.
+func notYours(err error) error { return usageError("%w; run it as the worker's user or root", err) }
 
 func openShell(cmd *cobra.Command, state string, o shell.Open) error {
 	o.Term = cmp.Or(os.Getenv("TERM"), "dumb")
@@ -84,6 +91,8 @@ func openShell(cmd *cobra.Command, state string, o shell.Open) error {
 		return usageError("no worker runs on %s; name its directory with --state", state)
 	case errors.Is(err, shell.ErrUnknown):
 		return usageError("session %s has no sandbox with a worker on %s; send it a message to have it served, or see hearth shell --list", o.Session, state)
+	case errors.Is(err, fs.ErrPermission):
+		return notYours(err)
 	case err != nil:
 		return err
 	case code != 0:

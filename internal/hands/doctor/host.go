@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/sandbox/hostroot"
 )
 
 // host tells what this machine is, and who we are on it.
@@ -81,14 +83,11 @@ func user() Finding {
 	if len(missing) > 0 {
 		return warning(name, fix, "root without %s: it may fail to give sessions users of their own", list(missing))
 	}
-	if n := mapped(); n < lastUser {
-		return warning(name, fix, "root of a user namespace with %d users: those of sessions, up to %d, are not among them", n, lastUser)
+	if n := mapped(); n <= hostroot.LastUser {
+		return warning(name, fix, "root of a user namespace with %d users: those of sessions, up to %d, are not among them", n, hostroot.LastUser)
 	}
 	return good(name, "root: each session has users of its own")
 }
-
-// lastUser is below the users that sessions get from a worker that is root.
-const lastUser = 1 << 30
 
 // mapped counts the users there are in our user namespace, from 0 on.
 func mapped() uint64 {

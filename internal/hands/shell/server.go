@@ -45,20 +45,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	sweep(s.StateDir)
 	path := filepath.Join(dir, rand.Text()+socketExt) // a process may have several workers
-	var listener net.Listener
-	err := through(path, func(short string) (err error) {
-		listener, err = net.Listen("unix", short)
-		return err
-	})
+	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("listen for operators: %w", err)
 	}
-	listener.(*net.UnixListener).SetUnlinkOnClose(false) // its short name is no longer valid
 	defer os.Remove(path)
-	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(err, listener.Close())
-	}
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
 	var open sync.WaitGroup
@@ -76,6 +69,38 @@ func (s *Server) Run(ctx context.Context) error {
 			s.serve(ctx, newLine(c))
 		})
 	}
+}
+
+// sweep removes the sockets of workers that were killed.
+func sweep(stateDir string) {
+	all, _ := sockets(stateDir) // they are in nobody's way
+	for _, socket := range all {
+		if c, _ := connect(socket); c != nil {
+			c.Close()
+		}
+	}
+}
+
+// listen makes a socket that others see once connections to it are not refused: one
+// that refuses them is taken for a killed worker's.
+func listen(path string) (listener net.Listener, err error) {
+	unseen := strings.TrimSuffix(path, socketExt)
+	err = through(unseen, func(short string) (err error) {
+		listener, err = net.Listen("unix", short)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	listener.(*net.UnixListener).SetUnlinkOnClose(false) // its short name is no longer valid
+	err = os.Chmod(unseen, 0o600)
+	if err == nil {
+		err = os.Rename(unseen, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, listener.Close(), os.Remove(unseen))
+	}
+	return listener, nil
 }
 
 // operator is who is at the other end of a connection.

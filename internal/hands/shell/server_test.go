@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,5 +91,57 @@ func TestSilentWorker(t *testing.T) {
 			t.Errorf("%s ends with %v", name, err)
 		}
 		asked.Close()
+	}
+}
+
+// TestKilledWorkers has a server start where others were killed, and one was not.
+func TestKilledWorkers(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, socketDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := func(name string) (string, net.Listener) {
+		path := filepath.Join(dir, socketDir, name+socketExt)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		return path, l
+	}
+	dead, killed := socket("dead")
+	killed.Close()
+	alive, running := socket("alive")
+	defer running.Close()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- (&Server{StateDir: dir, Sandboxes: none{}, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+	}()
+	run.Eventually(t, "the server listens", func() bool {
+		all, err := sockets(dir)
+		return err == nil && slices.ContainsFunc(all, func(path string) bool { return path != dead && path != alive })
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if left, err := sockets(dir); err != nil || !slices.Equal(left, []string{alive}) {
+		t.Errorf("sockets left: %v, %v", left, err)
+	}
+}
+
+// TestUnreadable is about an operator who may not see which workers there are.
+func TestUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, socketDir), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := List(t.Context(), dir); err == nil || !strings.Contains(err.Error(), socketDir) {
+		t.Errorf("list says %v", err)
+	}
+	if _, err := (Terminal{}).Run(t.Context(), dir, Open{Session: "sesn_x"}); err == nil || errors.Is(err, ErrNone) {
+		t.Errorf("run says %v", err)
 	}
 }

@@ -74,26 +74,49 @@ func through(path string, do func(short string) error) error {
 // ErrNone says that no worker runs on a state directory.
 var ErrNone = errors.New("no worker runs on this state directory")
 
+// sockets lists those of the workers on a state directory. Some may have been killed.
+func sockets(stateDir string) (paths []string, err error) {
+	dir := filepath.Join(stateDir, socketDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, entry := range entries {
+		if filepath.Ext(entry.Name()) == socketExt {
+			paths = append(paths, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return paths, err
+}
+
+// connect connects to the worker behind a socket; nil when that one is gone, whose
+// socket goes too.
+func connect(socket string) (c net.Conn, err error) {
+	err = through(socket, func(short string) (err error) {
+		c, err = net.Dial("unix", short)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		_ = os.Remove(socket) // of a worker that was killed
+		return nil, nil
+	case errors.Is(err, unix.ENOENT):
+		return nil, nil
+	}
+	return c, err
+}
+
 // dial connects to every worker that runs on a state directory. The connections end
 // with ctx.
 func dial(ctx context.Context, stateDir string) (lines []line, err error) {
-	sockets, _ := fs.Glob(os.DirFS(stateDir), socketDir+"/*"+socketExt) // the pattern is well-formed
-	for _, name := range sockets {
-		socket := filepath.Join(stateDir, name)
-		e := through(socket, func(short string) error {
-			c, err := net.Dial("unix", short)
-			if err == nil {
-				lines = append(lines, newLine(c))
-				context.AfterFunc(ctx, func() { _ = c.Close() })
-			}
-			return err
-		})
-		switch {
-		case errors.Is(e, unix.ECONNREFUSED):
-			_ = os.Remove(socket) // of a worker that was killed
-		case e != nil && !errors.Is(e, unix.ENOENT):
-			err = errors.Join(err, e)
+	all, err := sockets(stateDir)
+	for _, socket := range all {
+		c, e := connect(socket)
+		if c != nil {
+			lines = append(lines, newLine(c))
+			context.AfterFunc(ctx, func() { _ = c.Close() })
 		}
+		err = errors.Join(err, e)
 	}
 	if len(lines) == 0 && err == nil {
 		err = ErrNone

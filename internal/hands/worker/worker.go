@@ -41,6 +41,9 @@ type Config struct {
 	EnvironmentKey string
 	// Engine makes sandboxes. Required without OnWork.
 	Engine sandbox.Engine
+	// Former are engines, beside Engine, that earlier workers on StateDir may have
+	// had: what those who were killed left of theirs goes too. Default none.
+	Former []sandbox.Engine
 	// StateDir holds sessions' working directories and what the worker must
 	// remember over a crash. Required.
 	StateDir string
@@ -410,7 +413,23 @@ func (w *Worker) token(item Item) (credential string, own bool) {
 // reap makes the state directory ready: it destroys the sandboxes that workers
 // who are gone have left behind.
 func (w *Worker) reap(ctx context.Context) error {
-	left, err := w.Engine.List(ctx)
+	if err := w.reapOf(ctx, w.Engine); err != nil {
+		return err
+	}
+	for _, engine := range w.Former {
+		if err := w.reapOf(ctx, engine); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			// Nothing of this worker's is in their way.
+			w.Log.Warn("sandboxes that an earlier worker left behind may not be gone", "engine", engine.Name(), "error", err)
+		}
+	}
+	return nil
+}
+
+func (w *Worker) reapOf(ctx context.Context, engine sandbox.Engine) error {
+	left, err := engine.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list sandboxes left behind: %w", err)
 	}
@@ -418,15 +437,15 @@ func (w *Worker) reap(ctx context.Context) error {
 		if s.OwnerAlive {
 			continue
 		}
-		if err := w.Engine.Destroy(ctx, s.ID); err != nil {
+		if err := engine.Destroy(ctx, s.ID); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
 			// The others are not to suffer for it; the next worker tries again.
-			w.Log.Error("could not destroy a sandbox that an earlier worker left behind", "sandbox", s.ID, "session", s.Labels["session"], "error", err)
+			w.Log.Error("could not destroy a sandbox that an earlier worker left behind", "engine", engine.Name(), "sandbox", s.ID, "session", s.Labels["session"], "error", err)
 			continue
 		}
-		w.Log.Info("destroyed a sandbox that an earlier worker left behind", "sandbox", s.ID, "session", s.Labels["session"])
+		w.Log.Info("destroyed a sandbox that an earlier worker left behind", "engine", engine.Name(), "sandbox", s.ID, "session", s.Labels["session"])
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ const (
 	labelState      = "hearth.state" // the directory of the engine
 	labelOwner      = "hearth.owner" // the worker's process id
 	labelOwnerStart = "hearth.owner-started"
+	labelOwnerLock  = "hearth.owner-lock" // what the worker holds while it lives
 )
 
 // label is what all containers of this engine carry.
@@ -113,7 +114,7 @@ func (e *Engine) describe(spec sandbox.Spec, r *record.Record, d *daemon) (conta
 		Env:        []string{"HOME=" + home, "LANG=C.UTF-8", "TERM=dumb", "SANDBOX_ID=" + spec.ID},
 		OpenStdin:  true, StdinOnce: true,
 		Labels: map[string]string{
-			labelSandbox: spec.ID, labelState: dir, labelOwner: strconv.Itoa(r.Owner.PID), labelOwnerStart: strconv.FormatUint(r.Owner.Start, 10),
+			labelSandbox: spec.ID, labelState: dir, labelOwner: strconv.Itoa(r.Owner.PID), labelOwnerStart: strconv.FormatUint(r.Owner.Start, 10), labelOwnerLock: r.Owner.Lock,
 		},
 		HostConfig: hostConfig{
 			Mounts:      append(mounts, bindMount{"bind", at.Workdir, sandbox.GuestWorkdir, false}, bindMount{"bind", program, guest.Path, true}),

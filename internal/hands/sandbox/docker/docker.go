@@ -189,10 +189,10 @@ func (e *Engine) List(ctx context.Context) ([]sandbox.Info, error) {
 		if known[c.Labels[labelSandbox]] {
 			continue
 		}
-		var owner record.Process
+		owner := record.Owner{Lock: c.Labels[labelOwnerLock]}
 		owner.PID, _ = strconv.Atoi(c.Labels[labelOwner]) // 0 is nobody
 		owner.Start, _ = strconv.ParseUint(c.Labels[labelOwnerStart], 10, 64)
-		infos = append(infos, sandbox.Info{ID: c.Labels[labelSandbox], Created: time.Unix(c.Created, 0), Owner: owner.PID, OwnerAlive: owner.Alive()})
+		infos = append(infos, sandbox.Info{ID: c.Labels[labelSandbox], Created: time.Unix(c.Created, 0), Owner: owner.PID, OwnerAlive: e.dir.Alive(owner)})
 	}
 	return infos, nil
 }

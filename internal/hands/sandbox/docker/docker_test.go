@@ -187,6 +187,13 @@ func TestLostState(t *testing.T) {
 	if err != nil || len(infos) != 1 || infos[0].ID != id || infos[0].Owner != os.Getpid() || !infos[0].OwnerAlive || infos[0].Created.IsZero() {
 		t.Fatalf("listed: %+v, %v", infos, err)
 	}
+	// It is the owner's lock that tells, not its process id.
+	if err := os.RemoveAll(filepath.Join(state, "docker", "owners")); err != nil {
+		t.Fatal(err)
+	}
+	if infos, err := next.List(t.Context()); err != nil || len(infos) != 1 || infos[0].OwnerAlive {
+		t.Errorf("listed once its owner's lock is gone: %+v, %v", infos, err)
+	}
 	if err := next.Destroy(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 package hostroot
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -24,6 +26,9 @@ const (
 	usersEach   = 1 << 16
 	userRanges  = 10_000
 	counterFile = "users"
+
+	// LastUser is the last of those there are for sandboxes.
+	LastUser = firstUser + userRanges*usersEach - 1
 )
 
 // UsersOf chooses the users of a sandbox with that working directory, which it
@@ -70,7 +75,11 @@ func chooseUsers(dir, workdir string) (Users, error) {
 	})
 }
 
-// nextRange counts through the ranges, over all workers that share the state.
+// nextRange counts through the ranges, over all workers that share the state. It
+// begins anywhere, for other states on this host have counters of their own, which
+// know nothing of this one. With userRanges in all, two that have used n and m
+// sandboxes' worth still share some by a chance of about (n+m) in userRanges; a
+// counter that has come round meets its own again.
 func nextRange(dir string) (int, error) {
 	f, err := os.OpenFile(filepath.Join(dir, counterFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -85,12 +94,24 @@ func nextRange(dir string) (int, error) {
 		return 0, err
 	}
 	n := 0
-	_, _ = fmt.Sscan(string(raw), &n) // empty at first
+	if _, err := fmt.Sscan(string(raw), &n); err != nil { // empty at first
+		if n, err = anyRange(); err != nil {
+			return 0, err
+		}
+	}
 	n = (n + 1) % userRanges
 	if _, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", n), 0); err != nil {
 		return 0, err
 	}
 	return n, nil
+}
+
+func anyRange() (int, error) {
+	n, err := rand.Int(rand.Reader, big.NewInt(userRanges))
+	if err != nil {
+		return 0, err
+	}
+	return int(n.Int64()), nil
 }
 
 // Map is the mapping as the kernel wants it.

@@ -25,7 +25,7 @@ type Record struct {
 	ID      string            `json:"id"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`
-	Owner   Process           `json:"owner"` // the worker
+	Owner   Owner             `json:"owner"`
 	// Process is the sandbox's first process on the host; zero before it runs.
 	Process Process `json:"process"`
 	// Cgroups are the control groups made for the sandbox.
@@ -71,7 +71,7 @@ func (p Process) Alive() bool {
 }
 
 // Dir is where an engine keeps its records: one directory per sandbox, in
-// which the engine may keep more.
+// which the engine may keep more, and one for what tells whose owners live.
 type Dir string
 
 const file = "sandbox.json"
@@ -90,11 +90,11 @@ func (d Dir) Create(spec sandbox.Spec, cgroups []string) (*Record, error) {
 	if !IsID(spec.ID) {
 		return nil, fmt.Errorf("a sandbox's id must be 26 characters of a-z and 0-9, not %q", spec.ID)
 	}
-	owner, err := Find(os.Getpid())
-	if err != nil {
+	if err := os.MkdirAll(string(d), 0o711); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(string(d), 0o711); err != nil {
+	owner, err := d.self()
+	if err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(d.Path(spec.ID), 0o711); err != nil {
@@ -164,15 +164,17 @@ func (d Dir) List() ([]*Record, error) {
 	return all, nil
 }
 
-// Infos is List as the engine contract has it.
+// Infos is List as the engine contract has it. What dead owners have left beside
+// their sandboxes goes.
 func (d Dir) Infos() ([]sandbox.Info, error) {
 	records, err := d.List()
 	if err != nil {
 		return nil, err
 	}
+	d.sweep()
 	infos := make([]sandbox.Info, len(records))
 	for i, r := range records {
-		infos[i] = sandbox.Info{ID: r.ID, Labels: r.Labels, Created: r.Created, Owner: r.Owner.PID, OwnerAlive: r.Owner.Alive()}
+		infos[i] = sandbox.Info{ID: r.ID, Labels: r.Labels, Created: r.Created, Owner: r.Owner.PID, OwnerAlive: d.Alive(r.Owner)}
 	}
 	return infos, nil
 }
