@@ -8,15 +8,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"hearth/test/build"
 )
 
 // config of a run.
@@ -54,7 +56,7 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if cfg.binary, err = build(ctx, dir); err != nil {
+	if cfg.binary, err = link(ctx, dir); err != nil {
 		return err
 	}
 	for n := range cfg.rounds {
@@ -75,13 +77,8 @@ func run(ctx context.Context, cfg config) error {
 	return nil
 }
 
-// build links the program to test, without C libraries, as gVisor needs it.
-func build(ctx context.Context, dir string) (string, error) {
+// link links the program to test.
+func link(ctx context.Context, dir string) (string, error) {
 	path := filepath.Join(dir, "hearth")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "hearth/cmd/hearth")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build hearth: %w\n%s", err, out)
-	}
-	return path, os.Chmod(dir, 0o755)
+	return path, errors.Join(build.Link(ctx, "hearth/cmd/hearth", path), os.Chmod(dir, 0o755))
 }

@@ -3,8 +3,8 @@
 package run
 
 import (
+	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +19,7 @@ import (
 
 	"hearth/api/openapitest"
 	"hearth/client"
+	"hearth/test/build"
 )
 
 // Patience bounds every wait; nothing is expected to take that long.
@@ -31,13 +32,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "hearth")
-	build := exec.Command("go", "build", "-o", path, "hearth/cmd/hearth")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // for gVisor
-	out, err := build.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build hearth: %w\n%s", err, out)
-	}
-	return path, nil
+	return path, build.Link(context.Background(), "hearth/cmd/hearth", path)
 })
 
 // Main runs a package's tests and tidies up; its result is the exit code.

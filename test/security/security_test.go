@@ -23,6 +23,7 @@ import (
 	"hearth/internal/hands/sandbox/docker/dockertest"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/namespace"
+	"hearth/test/build"
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,7 @@ func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "hearth-security-")
 	if err == nil {
 		defer os.RemoveAll(dir)
-		err = build(dir)
+		err = link(dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -90,16 +91,14 @@ const (
 	attemptName = "SECURITY_TEST_ATTEMPT"
 )
 
-func build(dir string) error {
+func link(dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 	for name, pkg := range map[string]string{hearthName: "hearth/cmd/hearth", attemptName: "hearth/test/security/attempt"} {
 		path := filepath.Join(dir, filepath.Base(pkg))
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		if err := build.Link(context.Background(), pkg, path, "-ldflags=-s -w"); err != nil {
+			return err
 		}
 		if err := os.Setenv(name, path); err != nil {
 			return err

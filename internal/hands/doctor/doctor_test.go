@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"hearth/test/build"
 )
 
 // program is hearth itself, statically linked, where every user can run it.
@@ -26,13 +28,7 @@ func run(m *testing.M) int {
 	if err == nil {
 		defer os.RemoveAll(dir)
 		program = filepath.Join(dir, "hearth")
-		build := exec.Command("go", "build", "-o", program, "hearth/cmd/hearth")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		var out []byte
-		if out, err = build.CombinedOutput(); err != nil {
-			err = fmt.Errorf("build hearth: %w\n%s", err, out)
-		}
-		err = errors.Join(err, os.Chmod(dir, 0o755))
+		err = errors.Join(build.Link(context.Background(), "hearth/cmd/hearth", program), os.Chmod(dir, 0o755))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/gvisor"
 	"hearth/internal/hands/sandbox/sandboxtest"
+	"hearth/test/build"
 )
 
 // programName and handName are the variables by which the processes of the suite
@@ -44,7 +44,7 @@ func run(m *testing.M) int {
 		dir, err := os.MkdirTemp("", "gvisor-test-")
 		if err == nil {
 			defer os.RemoveAll(dir)
-			err = build(dir)
+			err = link(dir)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -55,13 +55,11 @@ func run(m *testing.M) int {
 }
 
 // build links the programs without C libraries, as this test binary may not be.
-func build(dir string) error {
+func link(dir string) error {
 	for name, command := range map[string]string{programName: "hearth", handName: "hearth-hand"} {
 		program := filepath.Join(dir, command)
-		cmd := exec.Command("go", "build", "-o", program, "hearth/cmd/"+command)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", command, err, out)
+		if err := build.Link(context.Background(), "hearth/cmd/"+command, program); err != nil {
+			return err
 		}
 		if err := os.Setenv(name, program); err != nil {
 			return err
