@@ -156,15 +156,17 @@ func pooled(name string, engine sandbox.Engine, dir string, size int) contestant
 // first makes a sandbox and runs a first command in it.
 func first(ctx context.Context, engine sandbox.Engine, dir string) (remove func() error, err error) {
 	id := newID()
-	work := filepath.Join(dir, "sessions", id)
-	if err := os.MkdirAll(filepath.Dir(work), 0o711); err != nil {
+	place := filepath.Join(dir, "sessions", id)
+	spec := sandbox.Spec{ID: id, Workdir: filepath.Join(place, "work"), Mnt: filepath.Join(place, "mnt")}
+	// The directories are there, as a worker's are.
+	if err := errors.Join(os.MkdirAll(place, 0o711), os.Mkdir(spec.Workdir, 0o755), os.Mkdir(spec.Mnt, 0o755)); err != nil {
 		return nil, err
 	}
-	s, err := engine.Create(ctx, sandbox.Spec{ID: id, Workdir: work})
+	s, err := engine.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	remove = func() error { return errors.Join(s.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(work)) }
+	remove = func() error { return errors.Join(s.Destroy(context.WithoutCancel(ctx)), os.RemoveAll(place)) }
 	if err := bash(ctx, s, "true"); err != nil {
 		return nil, errors.Join(err, remove())
 	}
