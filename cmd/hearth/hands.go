@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -382,10 +381,11 @@ func (b *brain) serveEnvironment(ctx context.Context, baseURL, workspaceID, envi
 // had instead of the one that was chosen. They are good only for what it left behind.
 // Docker is not among them: its daemon may be gone.
 func (h handsConfig) formerEngines(chosen string) []sandbox.Engine {
-	all := []sandbox.Engine{
-		gvisor.New(gvisor.Config{StateDir: h.stateDir, Log: h.log}),
-		namespace.New(namespace.Config{StateDir: h.stateDir, Log: h.log}),
-		process.New(h.stateDir, nil, h.log),
+	var former []sandbox.Engine
+	for _, name := range []string{engineGVisor, engineNamespace, engineProcess} {
+		if name != chosen {
+			former = append(former, engineOf(name, h.stateDir, "", nil, h.log))
+		}
 	}
-	return slices.DeleteFunc(all, func(e sandbox.Engine) bool { return e.Name() == chosen })
+	return former
 }
