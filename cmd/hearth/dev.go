@@ -78,7 +78,7 @@ func (d devConfig) run(ctx context.Context, use func(context.Context, devInfo) e
 	if err != nil {
 		return err
 	}
-	d.hands.engine = engine.Name()
+	d.hands.engine, d.hands.untried = engine.Name(), true // not again by each worker
 	b, err := openBrain(ctx, d.brain)
 	if err != nil {
 		return err

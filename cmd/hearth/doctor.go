@@ -87,17 +87,12 @@ func newDoctor() *cobra.Command {
 	return cmd
 }
 
-// enginesIn makes every engine that needs nothing installed, with its state below a
-// directory. None limits anything: to find where it could may change the control
-// groups.
+// enginesIn makes every engine that needs nothing installed, as a worker would, with
+// its state below a directory.
 func enginesIn(stateDir string) []sandbox.Engine {
 	silent := slog.New(slog.DiscardHandler)
 	hand, _ := handFile(stateDir, silent) // without, they do as a worker would
-	return []sandbox.Engine{
-		engineOf(engineGVisor, stateDir, hand, nil, silent),
-		engineOf(engineNamespace, stateDir, hand, nil, silent),
-		engineOf(engineProcess, stateDir, "", nil, silent),
-	}
+	return ownEngines(stateDir, hand, silent)
 }
 
 // enginesOf names the engines a worker would choose from, the preferred first.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -131,16 +132,25 @@ func (h handsConfig) newEngine(ctx context.Context) (sandbox.Engine, error) {
 	engine := engineOf(name, stateDir, hand, groups, log)
 	if name == engineProcess {
 		log.Warn("the process engine isolates nothing: tools run with this worker's own rights")
-		return engine, engine.Check(ctx)
 	}
-	try := tryOut
-	if h.once { // its own sandbox is tried next
-		try = func(ctx context.Context, engine sandbox.Engine, _ string) error { return engine.Check(ctx) }
+	if h.untried || name == engineProcess {
+		err = engine.Check(ctx)
+	} else {
+		err = tryOut(ctx, engine, stateDir)
 	}
-	if err := try(ctx, engine, stateDir); err != nil {
+	if err != nil {
 		return nil, usageError("the %s engine does not work on this host, of which hearth doctor says more: %w", name, err)
 	}
 	return engine, nil
+}
+
+// ownEngines makes every engine that needs nothing installed, the preferred first.
+// None limits anything: to find where it could may change the control groups.
+func ownEngines(stateDir, hand string, log *slog.Logger) (all []sandbox.Engine) {
+	for _, name := range []string{engineGVisor, engineNamespace, engineProcess} {
+		all = append(all, engineOf(name, stateDir, hand, nil, log))
+	}
+	return all
 }
 
 // engineOf makes an engine that needs no daemon.
@@ -381,11 +391,5 @@ func (b *brain) serveEnvironment(ctx context.Context, baseURL, workspaceID, envi
 // had instead of the one that was chosen. They are good only for what it left behind.
 // Docker is not among them: its daemon may be gone.
 func (h handsConfig) formerEngines(chosen string) []sandbox.Engine {
-	var former []sandbox.Engine
-	for _, name := range []string{engineGVisor, engineNamespace, engineProcess} {
-		if name != chosen {
-			former = append(former, engineOf(name, h.stateDir, "", nil, h.log))
-		}
-	}
-	return former
+	return slices.DeleteFunc(ownEngines(h.stateDir, "", h.log), func(e sandbox.Engine) bool { return e.Name() == chosen })
 }

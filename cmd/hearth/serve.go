@@ -71,7 +71,7 @@ func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig
 		if err != nil {
 			return err
 		}
-		builtIn.engine = engine.Name()
+		builtIn.engine, builtIn.untried = engine.Name(), true // not again for each environment
 	}
 	b, err := openBrain(ctx, cfg)
 	if err != nil {

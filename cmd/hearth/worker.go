@@ -143,7 +143,7 @@ func newWorkerRun() *cobra.Command {
 				return usageError("%w", err)
 			}
 			flags.environmentID = item.EnvironmentID
-			flags.keyOptional, flags.once = true, true
+			flags.keyOptional, flags.untried = true, true
 			if flags.workdir != "" {
 				if flags.workdir, err = findWorkdir(flags.workdir); err != nil {
 					return usageError("--workdir: %w", err)
@@ -204,7 +204,7 @@ type handsConfig struct {
 	parkKeyFile string
 	limitFlags
 	workdir string
-	once    bool // there is to be one session only
+	untried bool // the engine has been tried out, or is about to be by the only session
 	onWork  *worker.Script
 	webhook *worker.Webhook
 	log     *slog.Logger

@@ -22,11 +22,7 @@ func TestParked(t *testing.T) {
 	s, dir := newSite(t, run.Serve(t), "parked"), t.TempDir()
 	worker := workers["hearth gvisor"](t, s, dir)
 	c := s.start(t, "$ mkdir -p sub && cd sub && said=before && echo x >/tmp/scratch\n$ (sleep 1000; echo never) & sleeper=$!\n$ touch here")
-	last := func(turn int) string {
-		t.Helper()
-		texts, _ := c.results(c.end(turn))
-		return strings.TrimSpace(texts[len(texts)-1])
-	}
+	last := c.last
 	last(1)
 	onDisk := func() {
 		t.Helper()
@@ -60,37 +56,58 @@ func TestParked(t *testing.T) {
 	}
 }
 
+// last is the text of a turn's last result.
+func (c *chat) last(turn int) string {
+	c.t.Helper()
+	texts, _ := c.results(c.end(turn))
+	return strings.TrimSpace(texts[len(texts)-1])
+}
+
+// fleet is two workers of a site that share a store, one at a time.
+type fleet struct {
+	t          *testing.T
+	site       *site
+	store, key string
+	dirs       [2]string
+	flags      []string
+}
+
+func newFleet(t *testing.T, s *site, flags ...string) *fleet {
+	t.Helper()
+	key, err := depot.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fleet{t, s, t.TempDir(), key, [2]string{t.TempDir(), t.TempDir()}, flags}
+}
+
+func (f *fleet) begin(n int) run.Program {
+	f.t.Helper()
+	cmd := run.Hearth(f.t, append([]string{"worker", "--base-url", f.site.URL, "--environment-id", f.site.environmentID, "--engine", "gvisor",
+		"--state", f.dirs[n], "--park-store", f.store}, f.flags...)...)
+	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+f.site.key, "HEARTH_PARK_KEY="+f.key)
+	return run.Begin(f.t, cmd)
+}
+
+func (f *fleet) end(w run.Program) {
+	f.t.Helper()
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil || !w.Ends() {
+		f.t.Fatalf("the worker does not end: %v", err)
+	}
+}
+
 // TestParkedElsewhere has a session go on with another worker than the one that
 // parked it, on the same store; and with the first again, which must not take up
 // what it had itself.
 func TestParkedElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, run.Serve(t), "elsewhere")
-	store, dirs := t.TempDir(), []string{t.TempDir(), t.TempDir()}
-	key, err := depot.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := func(n int) run.Program {
-		cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor",
-			"--state", dirs[n], "--park-store", store, "--max-idle", maxIdle.String(), "--drain", "2s")
-		cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key, "HEARTH_PARK_KEY="+key)
-		return run.Begin(t, cmd)
-	}
-	end := func(w run.Program) {
-		t.Helper()
-		if err := w.Process.Signal(syscall.SIGTERM); err != nil || !w.Ends() {
-			t.Fatalf("the worker does not end: %v", err)
-		}
-	}
+	f := newFleet(t, s, "--max-idle", maxIdle.String(), "--drain", "2s")
+	begin, end := f.begin, f.end
 	input := s.upload(t, "in.csv", "a,b\n")
 	worker := begin(0)
 	c := s.startWith(t, "$ mkdir -p sub && cd sub && said=before && echo x >/tmp/scratch && ln -s /etc/passwd link\n$ (sleep 1000; echo never) & sleeper=$!\n$ touch here; chown 1000:100 here", input.at(""))
-	last := func(turn int) string {
-		t.Helper()
-		texts, _ := c.results(c.end(turn))
-		return strings.TrimSpace(texts[len(texts)-1])
-	}
+	last := c.last
 	last(1)
 	end(worker) // which parks
 	worker = begin(1)
@@ -120,7 +137,7 @@ func TestParkedElsewhere(t *testing.T) {
 	last(6)
 	end(worker)
 	took := 0
-	err = filepath.WalkDir(store, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(f.store, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Name() == "live" {
 			took++
 			err = os.Remove(path)
@@ -163,8 +180,7 @@ func TestParkedNotForever(t *testing.T) {
 			goesOn := func(c *chat, want string) {
 				t.Helper()
 				c.say("$ echo ${said:-nothing} $(ls)")
-				texts, _ := c.results(c.end(2))
-				if got := strings.TrimSpace(texts[len(texts)-1]); got != want {
+				if got := c.last(2); got != want {
 					t.Errorf("it says %q, want %q\n%s", got, want, c.story())
 				}
 			}
@@ -202,30 +218,14 @@ func TestKeptAsLongAsParked(t *testing.T) {
 func TestFilesElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, run.Serve(t), "files elsewhere")
-	store, dirs := t.TempDir(), []string{t.TempDir(), t.TempDir()}
-	key, err := depot.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := func(n int) run.Program {
-		cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "gvisor",
-			"--state", dirs[n], "--park-store", store, "--max-idle", "3s", "--drain", "1s", "--disk", "16MiB")
-		cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key, "HEARTH_PARK_KEY="+key)
-		return run.Begin(t, cmd)
-	}
-	end := func(w run.Program) {
-		t.Helper()
-		if err := w.Process.Signal(syscall.SIGTERM); err != nil || !w.Ends() {
-			t.Fatalf("the worker does not end: %v", err)
-		}
-	}
+	f := newFleet(t, s, "--max-idle", "3s", "--drain", "1s", "--disk", "16MiB")
+	begin, end := f.begin, f.end
 	worker := begin(0)
 	c := s.start(t, "$ echo first >f")
 	turn := 1
 	last := func() string {
 		t.Helper()
-		texts, _ := c.results(c.end(turn))
-		return strings.TrimSpace(texts[len(texts)-1])
+		return c.last(turn)
 	}
 	say := func(message string) string {
 		t.Helper()
@@ -252,7 +252,7 @@ func TestFilesElsewhere(t *testing.T) {
 	c.say("$ echo third >>f; sleep 600")
 	turn++
 	run.Eventually(t, "the call runs", func() bool {
-		raw, err := os.ReadFile(filepath.Join(dirs[1], "sessions", c.id, "work", "f"))
+		raw, err := os.ReadFile(filepath.Join(f.dirs[1], "sessions", c.id, "work", "f"))
 		return err == nil && strings.Contains(string(raw), "third")
 	})
 	end(worker)
@@ -266,7 +266,7 @@ func TestFilesElsewhere(t *testing.T) {
 	c.say("$ echo fourth >>f; sleep 600")
 	turn++
 	run.Eventually(t, "the call runs", func() bool {
-		raw, err := os.ReadFile(filepath.Join(dirs[0], "sessions", c.id, "work", "f"))
+		raw, err := os.ReadFile(filepath.Join(f.dirs[0], "sessions", c.id, "work", "f"))
 		return err == nil && strings.Contains(string(raw), "fourth")
 	})
 	kill(t, worker)

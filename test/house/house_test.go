@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"hearth/test/build"
 )
 
 const module = "hearth"
@@ -118,10 +120,8 @@ func TestSmallProgramIsCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := filepath.Join(t.TempDir(), "hand")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", now, "hearth/cmd/hearth-hand")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := build.Link(t.Context(), "hearth/cmd/hearth-hand", now, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w"); err != nil {
+		t.Fatal(err)
 	}
 	made, err := os.ReadFile(now)
 	if err != nil {

@@ -226,6 +226,15 @@ func (s *Store) Remove(which string) error {
 }
 
 func (s *Store) remove(hex string) error {
+	return s.alone(hex, func() error {
+		// The entry first: a file system without one is made anew, or goes with tidy.
+		return errors.Join(os.Remove(s.path(hex, entryExt)), os.RemoveAll(s.path(hex, imageExt)))
+	})
+}
+
+// alone does something to an image that nobody else uses, makes or removes
+// meanwhile, and to its entry; ErrBusy if somebody does.
+func (s *Store) alone(hex string, do func() error) error {
 	lock, err := s.lock(hex, unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -236,8 +245,7 @@ func (s *Store) remove(hex string) error {
 		return err
 	}
 	defer changing.Close()
-	// The entry first: a file system without one is made anew, or goes with tidy.
-	return errors.Join(os.Remove(s.path(hex, entryExt)), os.RemoveAll(s.path(hex, imageExt)))
+	return do()
 }
 
 // Prune removes every image that is not in use, and tells how many bytes that
@@ -309,22 +317,15 @@ func (s *Store) broken(hex string) bool {
 // mend removes what there is of an image that is not there as a whole, unless
 // somebody is making or removing it.
 func (s *Store) mend(hex string) error {
-	lock, err := s.lock(hex, unix.LOCK_EX)
+	err := s.alone(hex, func() error {
+		err := os.RemoveAll(s.path(hex, passingExt))
+		if s.broken(hex) {
+			err = errors.Join(err, os.RemoveAll(s.path(hex, entryExt)), os.RemoveAll(s.path(hex, imageExt)))
+		}
+		return err
+	})
 	if errors.Is(err, ErrBusy) {
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	changing, err := s.change()
-	if err != nil {
-		return err
-	}
-	defer changing.Close()
-	err = os.RemoveAll(s.path(hex, passingExt))
-	if s.broken(hex) {
-		err = errors.Join(err, os.RemoveAll(s.path(hex, entryExt)), os.RemoveAll(s.path(hex, imageExt)))
 	}
 	return err
 }

@@ -29,7 +29,7 @@ type carrier struct {
 // carry brings a tree into a directory on another file system, where it gets its
 // name when it is whole. Until then it is called passing.
 func (m *Mounter) carry(ctx context.Context, tree string, parent *os.File, passing, name string) (err error) {
-	if err := removeAt(ctx, parent, passing); err != nil { // of a worker that was killed
+	if err := sandbox.RemoveAt(ctx, parent, passing); err != nil { // of a worker that was killed
 		return fmt.Errorf("remove what is left of an earlier copy: %w", err)
 	}
 	top, err := m.makeOwn(parent, passing)
@@ -71,7 +71,7 @@ const discardWithin = 30 * time.Second
 func (m *Mounter) discard(ctx context.Context, parent *os.File, passing string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardWithin)
 	defer cancel()
-	if err := removeAt(ctx, parent, passing); err != nil {
+	if err := sandbox.RemoveAt(ctx, parent, passing); err != nil {
 		m.Log.Warn("could not remove what there is of a copy; it is removed before the next", "name", passing, "error", err)
 	}
 }
@@ -116,23 +116,6 @@ func openAt(parent *os.File, name string) (*os.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// removeAt removes what a name of a directory stands for, if it does.
-func removeAt(ctx context.Context, parent *os.File, name string) error {
-	err := unix.Unlinkat(int(parent.Fd()), name, 0)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	dir, err := openAt(parent, name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := sandbox.Empty(ctx, dir); err != nil {
-		return err
-	}
-	return unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)
 }
 
 // visit copies one entry of the tree; what it is in, it was called with before.

@@ -17,20 +17,30 @@ import (
 // as deep as it may be it takes no more than a few descriptors and no long path,
 // and it does not matter what directories allow.
 func RemoveAll(path string) error {
-	err := remove(unix.AT_FDCWD, path, func(int, string) error {
-		fd, err := openEmptying(unix.AT_FDCWD, path)
+	return removeAt(context.Background(), unix.AT_FDCWD, path)
+}
+
+// RemoveAt removes what is called name in a directory, like RemoveAll, but from where a
+// sandbox may be writing: see Empty.
+func RemoveAt(ctx context.Context, dir *os.File, name string) error {
+	return removeAt(ctx, int(dir.Fd()), name)
+}
+
+func removeAt(ctx context.Context, at int, name string) error {
+	err := remove(at, name, func(int, string) error {
+		fd, err := openEmptying(at, name)
 		if err != nil {
 			return err
 		}
-		dir := os.NewFile(uintptr(fd), path)
+		dir := os.NewFile(uintptr(fd), name)
 		defer dir.Close()
-		if err := Empty(context.Background(), dir); err != nil {
+		if err := Empty(ctx, dir); err != nil {
 			return err
 		}
-		return unix.Rmdir(path)
+		return unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
 	})
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", path, err)
+		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	return nil
 }

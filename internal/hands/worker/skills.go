@@ -45,8 +45,13 @@ func (a *activation) removeSkills(ctx context.Context) {
 		return // it has gone itself
 	}
 	defer root.Close()
+	all, err := root.Open(skillsDir)
+	if err != nil {
+		return // there are none, or not any more
+	}
+	defer all.Close()
 	for _, dir := range a.skills {
-		if err := errors.Join(empty(ctx, root, dir), root.Remove(dir)); err != nil {
+		if err := sandbox.RemoveAt(ctx, all, path.Base(dir)); err != nil {
 			a.log.Warn("could not remove a skill from the working directory", "dir", dir, "error", err)
 		}
 	}
