@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -40,19 +42,21 @@ func newRoot(dir string, spec sandbox.Spec, users hostroot.Users) (root, error) 
 		return root{}, err
 	}
 	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root}
-	made := []string{r.Mount, r.Scratch, r.lower()}
+	made := []string{r.Mount, r.Scratch, r.upper(""), r.work(""), r.own("")} // those that hold others first
 	r.System = hostroot.System()
 	if r.Image != "" {
 		r.System = []string{""} // all of it is one
+		made = append(made, r.lower())
+	} else {
+		for _, name := range r.System {
+			made = append(made, r.upper(name), r.work(name))
+		}
 	}
-	for _, name := range r.System {
-		made = append(made, r.upper(name), r.work(name))
-	}
-	for name := range hostroot.Own {
+	for _, name := range slices.Sorted(maps.Keys(hostroot.Own)) {
 		made = append(made, r.own(name))
 	}
 	for _, path := range made {
-		if err := os.MkdirAll(path, 0o755); err != nil {
+		if err := os.Mkdir(path, 0o755); err != nil {
 			return r, err
 		}
 	}
@@ -62,7 +66,7 @@ func newRoot(dir string, spec sandbox.Spec, users hostroot.Users) (root, error) 
 		}
 	}
 	for name, mode := range hostroot.Own {
-		// Chmod, for Mkdir does not set the sticky bit.
+		// Mkdir sets no sticky bit.
 		if err := errors.Join(os.Chmod(r.own(name), mode), users.Chown(r.own(name))); err != nil {
 			return r, err
 		}
@@ -126,7 +130,9 @@ func (r root) mountSystem() error {
 	if err := hostroot.Show(r.Mount, overlay); err != nil {
 		return err
 	}
-	return hostroot.Etc(r.Mount, r.Scratch)
+	// What it puts in /etc is in memory, and without names of its own once it is there.
+	own := filepath.Join(r.Mount, "own")
+	return errors.Join(os.Mkdir(own, 0o700), hostroot.Etc(r.Mount, own), os.RemoveAll(own))
 }
 
 // mountImage shows an image under an overlay. Package image has seen to it that
