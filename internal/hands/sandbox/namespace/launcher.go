@@ -16,7 +16,6 @@ import (
 
 	"hearth/internal/hands/hand"
 	"hearth/internal/hands/sandbox/cgroup"
-	"hearth/internal/hands/sandbox/hostroot"
 )
 
 // launcher is a small process that starts the first processes of sandboxes. To
@@ -41,9 +40,8 @@ func launcherOf(program string) *launcher {
 // launch is what the launcher is told, beside four files: where it answers, and
 // the standard input, output and error and the instructions of the process.
 type launch struct {
-	Root  root
-	Users hostroot.Users
-	Door  cgroup.Door
+	Root root
+	Door cgroup.Door
 }
 
 // launched is its answer. With it comes a file that stands for the process.
@@ -197,11 +195,11 @@ func startFirst(raw []byte, files []*os.File) (*exec.Cmd, *os.File, error) {
 	handle := -1
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{entry}, Env: []string{}, Dir: "/",
-		Stdin: files[0], Stdout: files[1], Stderr: files[2], ExtraFiles: files[3:], SysProcAttr: attributes(l.Users),
+		Stdin: files[0], Stdout: files[1], Stderr: files[2], ExtraFiles: files[3:], SysProcAttr: attributes(l.Root.Users),
 	}
 	cmd.SysProcAttr.PidFD = &handle
 	var before func() error // the child makes its root itself
-	if l.Users.Many() {
+	if l.Root.Users.Many() {
 		// Only root can reach every directory and lay out the mounts; the child is
 		// no longer root. So the root is made here, on a thread in a mount
 		// namespace of its own, from which the child inherits it.

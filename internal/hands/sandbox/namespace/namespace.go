@@ -50,16 +50,18 @@ type Engine struct {
 	launcher *launcher
 }
 
-// entry is what the engine's sandboxes are started as, and launcherEntry what
-// starts them.
+// What processes are started as: entry a sandbox's first, launcherEntry what starts
+// those, and usersEntry what stands for a sandbox's users.
 const (
 	entry         = "hearth-sandbox"
 	launcherEntry = "hearth-launcher"
+	usersEntry    = "hearth-users"
 )
 
 func init() {
 	reexec.Register(entry, inside)
 	reexec.Register(launcherEntry, launchAll)
+	reexec.Register(usersEntry, beUsers)
 }
 
 // New makes the engine.
@@ -138,15 +140,15 @@ func (e *Engine) create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return fail(err)
 	}
-	s, err := e.start(ctx, spec, r, root, users)
+	s, err := e.start(ctx, spec, r, root)
 	if err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root, users hostroot.Users) (*sandbox.Child, error) {
-	orders, err := json.Marshal(instructions{Root: root, Prepared: users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
+func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record, root root) (*sandbox.Child, error) {
+	orders, err := json.Marshal(instructions{Root: root, Prepared: root.Users.Many(), ID: spec.ID, Env: spec.Env, Processes: spec.Limits.Processes, OpenFiles: spec.Limits.OpenFiles})
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +179,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 		_, err = ordersW.Write(orders) // it waits for them before it does anything
 		return errors.Join(err, ordersW.Close())
 	}
-	first := &process{launcher: e.launcher, launch: launch{Root: root, Users: users, Door: group.Door()}, orders: ordersR}
+	first := &process{launcher: e.launcher, launch: launch{Root: root, Door: group.Door()}, orders: ordersR}
 	return sandbox.Launch{
 		Spec: spec, Inside: sandbox.GuestWorkdir, Process: first, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },

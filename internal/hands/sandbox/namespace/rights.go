@@ -95,11 +95,11 @@ func boundCapabilities() error {
 
 // restrictFiles is a second wall behind the mounts: should something of the
 // host become visible, it still cannot be opened.
-// What an image has may be anywhere, and may be read.
+// What an image has may be anywhere, and is the sandbox's own.
 func restrictFiles(onImage bool) error {
 	var all []landlock.Rule
 	if onImage {
-		all = append(all, landlock.RODirs("/"))
+		all = append(all, landlock.RWDirs("/").WithRefer())
 	}
 	return landlock.V5.BestEffort().RestrictPaths(append(all,
 		landlock.RODirs("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc").IgnoreIfMissing(),

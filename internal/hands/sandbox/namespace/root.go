@@ -30,6 +30,8 @@ type root struct {
 	// Image is the file whose file system lies under an overlay as a whole, instead
 	// of those; "" for none.
 	Image string
+	// Users are the sandbox's.
+	Users hostroot.Users
 }
 
 // newRoot makes the directories a root needs.
@@ -41,12 +43,11 @@ func newRoot(dir string, spec sandbox.Spec, users hostroot.Users) (root, error) 
 	if dir, err = filepath.Abs(dir); err != nil {
 		return root{}, err
 	}
-	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root}
-	made := []string{r.Mount, r.Scratch, r.upper(""), r.work(""), r.own("")} // those that hold others first
+	r := root{Mount: filepath.Join(dir, "root"), Scratch: filepath.Join(dir, "scratch"), Mnt: spec.Mnt, Workdir: spec.Workdir, Image: spec.Root, Users: users}
+	made := []string{r.Mount, r.Scratch, r.lower(), r.upper(""), r.work(""), r.own("")} // those that hold others first
 	r.System = hostroot.System()
 	if r.Image != "" {
 		r.System = []string{""} // all of it is one
-		made = append(made, r.lower())
 	} else {
 		for _, name := range r.System {
 			made = append(made, r.upper(name), r.work(name))
@@ -123,22 +124,31 @@ func (r root) mountSystem() error {
 	if err := hostroot.Mount("tmpfs", r.Mount, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
 		return err
 	}
+	if err := hostroot.Mount("tmpfs", r.lower(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=16m"); err != nil {
+		return err
+	}
+	opened, err := r.open()
+	if err != nil {
+		return err
+	}
 	overlay := func(name, target string) error {
-		data := fmt.Sprintf("lowerdir=/%s,upperdir=%s,workdir=%s,userxattr", name, r.upper(name), r.work(name))
+		lower := "/" + name
+		if opened[name] {
+			lower = filepath.Join(r.lower(), name) + ":" + lower
+		}
+		data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", lower, r.upper(name), r.work(name))
 		return hostroot.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data)
 	}
 	if err := hostroot.Show(r.Mount, overlay); err != nil {
 		return err
 	}
-	// What it puts in /etc is in memory, and without names of its own once it is there.
-	own := filepath.Join(r.Mount, "own")
-	return errors.Join(os.Mkdir(own, 0o700), hostroot.Etc(r.Mount, own), os.RemoveAll(own))
+	return hostroot.Etc(r.Mount, r.lower())
 }
 
 // mountImage shows an image under an overlay. Package image has seen to it that
 // what is mounted upon below is there, and is no link that would lead away.
 func (r root) mountImage() error {
-	err := unix.Mount(r.Image, r.lower(), "erofs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "")
+	err := mountErofs(r.Image, r.lower(), r.Users)
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTBLK) {
 		return fmt.Errorf("this kernel cannot mount an EROFS file (Linux 6.12 can); use the gvisor engine: %w", err)
 	}

@@ -192,6 +192,15 @@ func (b *box) guest() bool { return b.engine.Name() == "gvisor" }
 // ordinary one of which they run.
 func (b *box) sharesUsers() bool { return b.engine.Name() == "docker" }
 
+// onImage tells whether the sandbox's root is an image.
+func (b *box) onImage() bool {
+	switch b.engine.(type) {
+	case onImage, parkerOnImage:
+		return true
+	}
+	return false
+}
+
 // inside counts the sandbox's processes that carry the marker, as seen there.
 func (b *box) inside(marker string) int {
 	b.t.Helper()

@@ -98,6 +98,27 @@ func testHostFilesHidden(t *testing.T, newEngine Maker) {
 	}
 }
 
+// Programs can be installed, and replaced, for the sandbox alone.
+func testInstall(t *testing.T, newEngine Maker) {
+	b := newBox(t, newEngine)
+	if b.sharesUsers() {
+		t.Skip("the root of the docker engine's sandboxes is read-only")
+	}
+	name := "tool-" + newID()
+	install := "mkdir -p /usr/local/bin /usr/local/share/" + name + " && printf '#!/bin/bash\necho ran\n' >/usr/local/bin/" + name + " && chmod 755 /usr/local/bin/" + name + " && " + name
+	equal(t, "installed", b.bash(install), "ran")
+	equal(t, "replaced", b.bash("cp /usr/bin/env /usr/bin/env.new && mv -f /usr/bin/env.new /usr/bin/env && env true && rm /usr/bin/env && ! ls /usr/bin/env 2>/dev/null && echo gone"), "gone")
+	if b.onImage() {
+		equal(t, "what the image has is the sandbox's", b.bash("echo more >>/etc/passwd && tail -n 1 /etc/passwd && stat -c %u:%g /etc/passwd"), "more\n0:0")
+	}
+	for _, path := range []string{"/usr/local/bin/" + name, "/usr/local/share/" + name} {
+		missing(t, path)
+	}
+	if _, err := os.Stat("/usr/bin/env"); err != nil {
+		t.Error("what is removed in the sandbox is removed on the host:", err)
+	}
+}
+
 func testHostFilesNotWritten(t *testing.T, newEngine Maker) {
 	a, b := newBox(t, newEngine), newBox(t, newEngine)
 	name := "left-" + newID()

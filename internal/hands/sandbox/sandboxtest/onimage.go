@@ -190,5 +190,5 @@ func (w layerWriter) library(name string) error {
 
 // OfRoots are the scenarios that depend most on where the root comes from.
 var OfRoots = []string{
-	"bash", "write", "grep", "environment", "workdir", "host files hidden", "host files not written", "network", "privileges", "devices", "scratch that resists removal",
+	"bash", "write", "grep", "environment", "workdir", "host files hidden", "host files not written", "install", "network", "privileges", "devices", "scratch that resists removal",
 }

@@ -103,6 +103,7 @@ func isolation() []scenario {
 		{"processes", testIsolatedProcesses},
 		{"host files hidden", testHostFilesHidden},
 		{"host files not written", testHostFilesNotWritten},
+		{"install", testInstall},
 		{"worker environment hidden", testWorkerEnvironmentHidden},
 		{"network", testNoNetwork},
 		{"privileges", testPrivileges},
