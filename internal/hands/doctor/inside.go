@@ -77,7 +77,7 @@ func tryOverlay(dir string) error {
 			return err
 		}
 	}
-	return hostroot.Mount("overlay", merged, "overlay", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("lowerdir=/usr,upperdir=%s,workdir=%s,userxattr", upper, work))
+	return hostroot.Overlay(merged, upper, work, "/usr")
 }
 
 func tryProc(dir string) error {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,6 +119,19 @@ func Mount(source, target, kind string, flags uintptr, data string) error {
 	}
 	return nil
 }
+
+// Overlay mounts an overlay that keeps what is written in upper, over the lower
+// directories, the first of which is on top. Work is an empty directory beside upper.
+func Overlay(target, upper, work string, lower ...string) error {
+	for i := range lower {
+		lower[i] = quoted.Replace(lower[i])
+	}
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", strings.Join(lower, ":"), quoted.Replace(upper), quoted.Replace(work))
+	return Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data)
+}
+
+// quoted marks what would otherwise end a path in the options of an overlay.
+var quoted = strings.NewReplacer(`\`, `\\`, `,`, `\,`, `:`, `\:`)
 
 // Bind shows one place at another. The flags need a second step, in which those
 // a mount of the host already has must be kept.

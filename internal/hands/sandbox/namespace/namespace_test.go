@@ -71,6 +71,11 @@ func TestLauncherKilled(t *testing.T) {
 	})
 }
 
+// TestOddPath: the state directory may be called as other files may.
+func TestOddPath(t *testing.T) {
+	sandboxtest.ExerciseSome(t, func(stateDir string) sandbox.Engine { return newEngine(filepath.Join(stateDir, `a,b:c\d e`)) }, "install")
+}
+
 // TestOnImage runs what depends on where the root comes from.
 func TestOnImage(t *testing.T) {
 	if os.Getuid() != 0 {

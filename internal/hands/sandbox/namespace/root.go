@@ -132,12 +132,10 @@ func (r root) mountSystem() error {
 		return err
 	}
 	overlay := func(name, target string) error {
-		lower := "/" + name
 		if opened[name] {
-			lower = filepath.Join(r.lower(), name) + ":" + lower
+			return hostroot.Overlay(target, r.upper(name), r.work(name), filepath.Join(r.lower(), name), "/"+name)
 		}
-		data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", lower, r.upper(name), r.work(name))
-		return hostroot.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data)
+		return hostroot.Overlay(target, r.upper(name), r.work(name), "/"+name)
 	}
 	if err := hostroot.Show(r.Mount, overlay); err != nil {
 		return err
@@ -155,8 +153,7 @@ func (r root) mountImage() error {
 	if err != nil {
 		return fmt.Errorf("mount the image: %w", err)
 	}
-	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", r.lower(), r.upper(""), r.work(""))
-	if err := hostroot.Mount("overlay", r.Mount, "overlay", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+	if err := hostroot.Overlay(r.Mount, r.upper(""), r.work(""), r.lower()); err != nil {
 		return err
 	}
 	return hostroot.Mount("tmpfs", filepath.Join(r.Mount, "dev"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m")
