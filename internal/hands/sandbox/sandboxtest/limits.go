@@ -67,6 +67,9 @@ func testMemoryLimit(t *testing.T, newEngine Maker) {
 	b := createBox(t, engine, state, sandbox.Spec{Limits: sandbox.Limits{MemoryBytes: 192 << 20}})
 	neighbour := createBox(t, engine, state, sandbox.Spec{Limits: sandbox.Limits{MemoryBytes: 192 << 20}})
 	equal(t, "within the limit", b.bash("head -c 20M /dev/zero | tail | wc -c"), "20971520")
+	if b.guest() {
+		equal(t, "the memory there is", b.bash("head -n 1 /proc/meminfo | tr -s ' '"), "MemTotal: 196608 kB")
+	}
 	// tail keeps all of what is one line.
 	if b.reached("192 MiB of memory", "head -c 1G /dev/zero | tail | wc -c") {
 		equal(t, "afterwards", b.bash("echo fine"), "fine")

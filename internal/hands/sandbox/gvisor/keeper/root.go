@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/hostos"
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/gvisor/guest"
@@ -82,7 +83,26 @@ func (o Orders) mountRoot() error {
 		}
 	}
 	// gVisor looks for its own processes in /proc.
-	return hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err := hostroot.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	return o.tellMemory()
+}
+
+// tellMemory has gVisor take the limit of memory for all the memory there is, and
+// tell the guest, where programs choose by it how much they take.
+func (o Orders) tellMemory() error {
+	if o.Limits.MemoryBytes <= 0 {
+		return nil
+	}
+	whole, err := hostos.TotalSystemMemory()
+	if err != nil {
+		return err
+	}
+	const told = "/proc/meminfo"
+	ours := filepath.Join(stage, "meminfo")
+	text := fmt.Sprintf("MemTotal: %d kB\n", min(uint64(o.Limits.MemoryBytes), whole)>>10)
+	return errors.Join(os.WriteFile(ours, []byte(text), 0o444), hostroot.Mount(ours, told, "", unix.MS_BIND, ""))
 }
 
 // makeOwn makes the directories the guest has of its own.
