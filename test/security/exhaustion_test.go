@@ -23,7 +23,7 @@ func TestHoarding(t *testing.T) {
 	each(t, func(t *testing.T, engine string) {
 		p := imprison(t, engine, small)
 		neighbour := confine(t, p.engine, p.dir, "neighbour", small)
-		for _, what := range []string{"files", "pipes", "sockets", "watchers", "watches", "timers", "polls", "ports", "terminals", "locks", "files in shared memory"} {
+		for _, what := range []string{"files", "pipes", "sockets", "watchers", "watches", "timers", "polls", "ports", "terminals", "locks", "files in shared memory", "signals"} {
 			t.Run(what, func(t *testing.T) {
 				said := p.do(t, "rm -f said; ./attempt hoard '"+what+"' >said 2>&1 </dev/null & pid=$!; until grep -q holds said; do kill -0 $pid || break; sleep 0.02; done; cat said")
 				if !strings.Contains(said, "holds") {
