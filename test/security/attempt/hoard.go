@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -63,6 +64,34 @@ var hoards = map[string]func(n int) error{
 		}
 		return err
 	},
+	// Both on disk: what has neither a name nor a descriptor, and what only another
+	// thread than the first has open.
+	"mapped files": func(int) error {
+		f, err := unnamed()
+		if err == nil {
+			err = unix.Ftruncate(f, 8<<20)
+		}
+		if err == nil {
+			err = touch(f, 8<<20)
+		}
+		return errors.Join(err, unix.Close(f), pause())
+	},
+	"files of threads": func(int) error {
+		done := make(chan error)
+		go onThread(func() {
+			// A table of descriptors of its own, and none of them closed.
+			err := call(unix.SYS_CLOSE_RANGE, 1<<30, 1<<30, 2 /* CLOSE_RANGE_UNSHARE */)
+			if err == nil {
+				var f int
+				if f, err = unnamed(); err == nil {
+					_, err = unix.Write(f, make([]byte, 8<<20))
+				}
+			}
+			done <- errors.Join(err, pause())
+			select {}
+		})
+		return <-done
+	},
 	"timers": func(int) error { _, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, 0); return err },
 	"polls":  func(int) error { _, err := unix.EpollCreate1(0); return err },
 	"shared memory": func(n int) error {
@@ -110,6 +139,19 @@ var hoards = map[string]func(n int) error{
 	},
 }
 
+// unnamed makes a file without a name.
+func unnamed() (fd int, err error) {
+	name := "hoard" + strconv.Itoa(unix.Gettid())
+	fd, err = unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fd, err
+	}
+	return fd, unix.Unlink(name)
+}
+
+// pause is for what is measured now and then only.
+func pause() error { time.Sleep(50 * time.Millisecond); return nil }
+
 // waiting is a signal that nobody takes: one of those for real time, all of which are
 // kept.
 const waiting = 40
@@ -117,7 +159,7 @@ const waiting = 40
 var signals sync.Once
 
 // most bounds a hoard, for where nothing else does.
-var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500, "signals": 1 << 20}
+var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500, "signals": 1 << 20, "mapped files": 60, "files of threads": 60}
 
 // hoard takes what there is, or only one, says how much that was, and holds on to it.
 func hoard(what string, one bool) {
