@@ -64,6 +64,22 @@ var hoards = map[string]func(n int) error{
 		}
 		return err
 	},
+	// What the kernel answers to nonsense, with the nonsense in it, and nobody reads.
+	"answers of the kernel": func(int) error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<20) // as far as it is allowed
+		request := make([]byte, 30_000)
+		*(*unix.NlMsghdr)(unsafe.Pointer(&request[0])) = unix.NlMsghdr{Len: uint32(len(request)), Type: 0x1234, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK}
+		for range 300 {
+			if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+				return nil // it is full
+			}
+		}
+		return nil
+	},
 	// Both on disk: what has neither a name nor a descriptor, and what only another
 	// thread than the first has open.
 	"mapped files": func(int) error {
@@ -159,7 +175,7 @@ const waiting = 40
 var signals sync.Once
 
 // most bounds a hoard, for where nothing else does.
-var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500, "signals": 1 << 20, "mapped files": 60, "files of threads": 60}
+var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500, "signals": 1 << 20, "answers of the kernel": 240, "mapped files": 60, "files of threads": 60}
 
 // hoard takes what there is, or only one, says how much that was, and holds on to it.
 func hoard(what string, one bool) {
