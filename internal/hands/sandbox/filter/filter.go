@@ -78,7 +78,7 @@ func Load() error {
 
 func program() []bpf.Instruction {
 	calls := slices.Sorted(slices.Values(append(slices.Clip(denied), deniedHere...)))
-	return slices.Concat(usualTable(), sockets(), byArgument(), search(calls))
+	return slices.Concat(usualTable(), sockets(), owners(), byArgument(), search(calls))
 }
 
 // usualTable refuses calls by any table but the usual one: by another, the same
@@ -115,6 +115,21 @@ func sockets() []bpf.Instruction {
 	}, body...)
 }
 
+// owners refuses to have the owner of a file, which may be the hand, sent a signal
+// that nobody can catch.
+func owners() []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_FCNTL, SkipFalse: 7},
+		bpf.LoadAbsolute{Off: offsetArguments + 8, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.F_SETSIG, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: offsetArguments + 16, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGKILL), SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGSTOP), SkipTrue: 1},
+		allow,
+		refuse(unix.EPERM),
+	}
+}
+
 // byArgument refuses calls with some first arguments. Those are of four bytes:
 // what a program puts into the other four of the register, the kernel does not
 // see, and nor must we.
@@ -148,6 +163,9 @@ func byArgument() []bpf.Instruction {
 		{unix.SYS_RT_TGSIGQUEUEINFO, hand, unix.EPERM},
 		{unix.SYS_PIDFD_OPEN, hand, unix.EPERM},
 		{unix.SYS_PRLIMIT64, hand, unix.EPERM},
+		// It takes the hand's directory in /proc for its descriptor. Programs use kill
+		// where a kernel does not know it.
+		{unix.SYS_PIDFD_SEND_SIGNAL, any, unix.ENOSYS},
 	} {
 		n := len(rule.tests)
 		program = append(program,

@@ -52,6 +52,14 @@ func TestSockets(t *testing.T) {
 	if got := ask(t, vm, unix.SYS_OPEN_TREE_ATTR, 0); got != failing|uint32(unix.EPERM) {
 		t.Errorf("to open a tree with attributes: %#x", got)
 	}
+	for signal, want := range map[unix.Signal]uint32{unix.SIGKILL: failing | uint32(unix.EPERM), unix.SIGSTOP: failing | uint32(unix.EPERM), unix.SIGIO: allowed} {
+		if got := ask(t, vm, unix.SYS_FCNTL, 3, unix.F_SETSIG, uint64(signal)); got != want {
+			t.Errorf("to be sent %v: %#x", signal, got)
+		}
+	}
+	if got := ask(t, vm, unix.SYS_FCNTL, 3, unix.F_SETFD, uint64(unix.SIGKILL)); got != allowed {
+		t.Errorf("fcntl: %#x", got)
+	}
 	if got := ask(t, vm, unix.SYS_READ, 0); got != allowed {
 		t.Errorf("to read: %#x", got)
 	}
