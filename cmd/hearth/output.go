@@ -70,7 +70,8 @@ func printTable[T any](w io.Writer, columns []column[T], rows []T) error {
 	}
 	line(func(c column[T]) string { return c.title })
 	for _, row := range rows {
-		line(func(c column[T]) string { return c.cell(row) })
+		// An agent may have named it.
+		line(func(c column[T]) string { return printable(c.cell(row)) })
 	}
 	return table.Flush()
 }

@@ -2,6 +2,7 @@ package depot
 
 import (
 	"archive/tar"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -87,19 +88,100 @@ func add(w *tar.Writer, path, name string, base int, seen map[inode]string) erro
 		}
 		seen[id] = name
 	}
-	if err := w.WriteHeader(h); err != nil {
-		return err
-	}
 	if h.Typeflag != tar.TypeReg || h.Size == 0 {
-		return nil
+		return w.WriteHeader(h)
 	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if stat.Blocks*512 < h.Size {
+		return addSparse(w, h, f)
+	}
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
 	_, err = io.Copy(w, f)
 	return err
+}
+
+// typeSparse is a file with holes, which cost a sandbox nothing and, as zeros, would
+// cost days and somebody's whole disk. Its content is that of its parts, each after
+// where it begins and how long it is, in eight bytes each; and sparseSize is the
+// record of its length.
+const (
+	typeSparse = 'H'
+	sparseSize = "HEARTH.size"
+	partHead   = 16
+)
+
+// part is one of a file that is no hole.
+type part struct{ at, size int64 }
+
+func parts(f *os.File, size int64) (all []part, err error) {
+	for end := int64(0); end < size; {
+		at, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // the rest is a hole
+		}
+		if err != nil {
+			return nil, err
+		}
+		if end, err = unix.Seek(int(f.Fd()), at, unix.SEEK_HOLE); err != nil {
+			return nil, err
+		}
+		end = min(end, size)
+		all = append(all, part{at, end - at})
+	}
+	return all, nil
+}
+
+func addSparse(w *tar.Writer, h *tar.Header, f *os.File) error {
+	all, err := parts(f, h.Size)
+	if err != nil {
+		return fmt.Errorf("look for what is in %s: %w", h.Name, err)
+	}
+	h.Typeflag, h.PAXRecords[sparseSize], h.Size = typeSparse, strconv.FormatInt(h.Size, 10), 0
+	for _, p := range all {
+		h.Size += partHead + p.size
+	}
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	for _, p := range all {
+		if err := binary.Write(w, binary.BigEndian, [2]int64{p.at, p.size}); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, io.NewSectionReader(f, p.at, p.size)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putSparse(f *os.File, h *tar.Header, content io.Reader) error {
+	size, err := strconv.ParseInt(h.PAXRecords[sparseSize], 10, 64)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	for {
+		var head [2]int64
+		if err := binary.Read(content, binary.BigEndian, &head); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if at, length := head[0], head[1]; at < 0 || length < 0 || at > size-length {
+			return fmt.Errorf("%.200q has a part that is not in it", h.Name)
+		}
+		if _, err := io.CopyN(io.NewOffsetWriter(f, head[0]), content, head[1]); err != nil {
+			return err
+		}
+	}
 }
 
 // extract unpacks an archive into an empty directory.
@@ -160,12 +242,16 @@ func put(root *os.Root, h *tar.Header, content io.Reader, base int) error {
 		if err := unix.Mkfifoat(int(parent.Fd()), filepath.Base(h.Name), 0o600); err != nil {
 			return err
 		}
-	case tar.TypeReg:
+	case tar.TypeReg, typeSparse:
 		f, err := root.OpenFile(h.Name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, content)
+		if h.Typeflag == typeSparse {
+			err = putSparse(f, h, content)
+		} else {
+			_, err = io.Copy(f, content)
+		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}

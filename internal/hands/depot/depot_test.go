@@ -274,3 +274,62 @@ func TestSweep(t *testing.T) {
 		t.Errorf("when all are too old, %d are left, %v", count(), err)
 	}
 }
+
+// TestHoles has a session leave files that are large and take nothing: neither the
+// store nor the next worker may be made to pay for them.
+func TestHoles(t *testing.T) {
+	const size, middle = 8 << 40, 4 << 40
+	dir, to := t.TempDir(), t.TempDir()
+	work := filepath.Join(dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"nothing", "something"} {
+		if err := os.WriteFile(filepath.Join(work, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(work, name), size); err != nil {
+			t.Skipf("this file system has no files of that size: %v", err)
+		}
+	}
+	write := func(at int64, text string) {
+		f, err := os.OpenFile(filepath.Join(work, "something"), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte(text), at)
+		}
+		if err != nil || f.Close() != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0, "first")
+	write(middle, "middle")
+	write(size-4, "last")
+	d := open(t, t.TempDir(), newKey(t))
+	stored, err := d.Put(t.Context(), "sesn_1", Parked{Generation: "one"}, dir, os.Getuid(), []string{"work"})
+	if err != nil || stored > 64<<10 {
+		t.Fatalf("stored %d bytes, %v", stored, err)
+	}
+	if err := d.Fetch(t.Context(), "sesn_1", "one", to, os.Getuid()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"nothing", "something"} {
+		info, err := os.Stat(filepath.Join(to, "work", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if takes := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() != size || takes > 64<<10 {
+			t.Errorf("%s is of %d bytes and takes %d", name, info.Size(), takes)
+		}
+	}
+	f, err := os.Open(filepath.Join(to, "work", "something"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for at, want := range map[int64]string{0: "first\x00", middle: "middle\x00", size - 5: "\x00last", middle / 2: "\x00"} {
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, at); err != nil || string(got) != want {
+			t.Errorf("at %d it holds %q, %v", at, got, err)
+		}
+	}
+}

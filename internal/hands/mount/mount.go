@@ -41,7 +41,8 @@ type Server interface {
 	Upload(ctx context.Context, path, contentType string, form io.Reader, size int64, out any) error
 }
 
-// Config of a Mounter. All of it is required, but for Mnt.
+// Config of a Mounter. All of it is required, but for Mnt and what
+// has a default.
 type Config struct {
 	Server    Server
 	SessionID string
@@ -54,7 +55,9 @@ type Config struct {
 	// HasToken tells that the server is asked with a sessions token, which alone is
 	// good for memory stores.
 	HasToken bool
-	Log      *slog.Logger
+	// MaxOutputs is how many bytes of outputs are taken at a time. Default no bound.
+	MaxOutputs int64
+	Log        *slog.Logger
 }
 
 // Mounter mounts and collects for one session. Its methods are safe for

@@ -84,7 +84,7 @@ func (m *Mounter) Collect(ctx context.Context) error {
 
 // changed lists the outputs that are not what was last uploaded.
 func (m *Mounter) changed(root *os.Root) (names []string, err error) {
-	visited := 0
+	visited, beyond, size := 0, 0, int64(0)
 	look := func(name string, entry fs.DirEntry) error {
 		if visited++; visited > maxVisited || len(names) == maxOutputs {
 			return fmt.Errorf("%s holds too much; of each turn at most %d changed files are taken, and %d looked at", guestOutputs, maxOutputs, maxVisited)
@@ -95,11 +95,21 @@ func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 		}
 		name = strings.TrimPrefix(name, outputsName+"/")
 		if before, ok := m.outputs[outputKey(name)]; !ok || before.Size != info.Size() || !before.Modified.Equal(info.ModTime()) {
+			// By its length: one with holes, or several names, takes less here, and all of
+			// it there.
+			if m.MaxOutputs > 0 && info.Size() > m.MaxOutputs-size {
+				beyond++
+				return nil
+			}
+			size += info.Size()
 			names = append(names, name)
 		}
 		return nil
 	}
 	err = walk(root, outputsName, maxDeep, func(error) error { return nil }, look)
+	if beyond > 0 {
+		err = errors.Join(err, fmt.Errorf("%d files in %s are not taken; of each turn at most %d bytes of changed files are, as many as the session may have on disk", beyond, guestOutputs, m.MaxOutputs))
+	}
 	return names, err
 }
 

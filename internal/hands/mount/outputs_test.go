@@ -53,6 +53,37 @@ func TestOutputsFound(t *testing.T) {
 	}
 }
 
+// TestOutputsHollow leaves outputs that take nothing here, and would take terabytes
+// of the server's.
+func TestOutputsHollow(t *testing.T) {
+	mnt := t.TempDir()
+	outputs := filepath.Join(mnt, outputsName)
+	if err := os.MkdirAll(outputs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		name := filepath.Join(outputs, fmt.Sprint(i))
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, 400<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, MaxOutputs: 1 << 30, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if names, err := m.changed(root); err == nil || len(names) != 2 {
+		t.Errorf("found %d, %v", len(names), err)
+	}
+}
+
 // inbox counts what is uploaded, and takes it.
 type inbox struct {
 	*remote

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hearth/internal/hands/hand"
@@ -22,6 +23,7 @@ type Child struct {
 	stdin     io.Closer
 	waited    chan struct{} // closed when the child has been waited for
 	disk      *disk         // nil without a limit
+	flooded   atomic.Bool   // it was ended for what waited in its sockets
 	once      sync.Once
 	destroyed error // set by once
 }
@@ -45,6 +47,8 @@ type Launch struct {
 	// Scratch is a host directory with files of the sandbox beside the working
 	// directory; "" for none.
 	Scratch string
+	// Shared tells that the sandbox's kernel is the host's.
+	Shared bool
 	// Resumed tells that the hand goes on from a checkpoint.
 	Resumed bool
 	// Free frees what the engine holds; it is called once the child has ended.
@@ -118,6 +122,9 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		p.disk = &disk{limit: l.Spec.Limits.DiskBytes, dirs: dirs, pid: p.pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
 		go p.disk.watch(p.hand.Done())
 	}
+	if l.Shared && l.Spec.Limits.MemoryBytes > 0 {
+		go p.watchQueues()
+	}
 	return p, nil
 }
 
@@ -186,6 +193,8 @@ func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
 		return hand.Result{ID: call.ID, IsError: true, Text: "The call was stopped: " + full.Error() + "."}, nil
 	case limit != "":
 		err = errors.Join(&LimitError{limit}, err)
+	case p.flooded.Load():
+		err = errors.Join(&LimitError{size(p.Spec.Limits.MemoryBytes/queueShare) + " of memory in sockets"}, err)
 	case p.disk != nil && p.disk.ended():
 		err = errors.Join(p.disk.exceeded(), err)
 	}

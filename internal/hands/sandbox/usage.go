@@ -1,13 +1,13 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -144,27 +144,74 @@ func (t *tally) entries(dir *os.File) (below []string) {
 }
 
 // nameless counts files without a name that a process or one of its descendants
-// has open.
+// has open, runs, or has in its memory.
 func (t *tally) nameless(pid int) {
-	proc := fmt.Sprintf("/proc/%d", pid)
-	open, _ := os.ReadDir(proc + "/fd")
-	for _, fd := range open {
-		info, err := os.Stat(proc + "/fd/" + fd.Name())
-		if err != nil {
-			continue
-		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		if ok && stat.Nlink == 0 && info.Mode()&fs.ModeType == 0 && t.devices[uint64(stat.Dev)] {
-			t.add(uint64(stat.Dev), stat.Ino, 0, stat.Blocks, false)
-		}
-	}
-	tasks, _ := os.ReadDir(proc + "/task")
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	mapped := false
 	for _, task := range tasks {
+		// By the thread: each may have files open that the others have not, and where
+		// the first one has ended the process shows none.
+		proc := "/proc/" + task.Name()
+		if task == tasks[0] || !sameFiles(tasks[0].Name(), task.Name()) {
+			t.open(proc)
+		}
+		if !mapped {
+			mapped = t.mapped(proc)
+		}
 		children, _ := os.ReadFile(proc + "/task/" + task.Name() + "/children")
 		for _, child := range strings.Fields(string(children)) {
 			if child, err := strconv.Atoi(child); err == nil {
 				t.nameless(child)
 			}
 		}
+	}
+}
+
+// sameFiles tells whether two threads have the same files open, where the kernel can
+// be asked for that.
+func sameFiles(thread, other string) bool {
+	const files = 2              // KCMP_FILES
+	a, _ := strconv.Atoi(thread) // both are names in /proc
+	b, _ := strconv.Atoi(other)
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), files, 0, 0, 0)
+	return errno == 0 && order == 0
+}
+
+// open counts what a thread has open.
+func (t *tally) open(proc string) {
+	open, _ := os.ReadDir(proc + "/fd")
+	for _, fd := range open {
+		t.link(proc + "/fd/" + fd.Name())
+	}
+}
+
+// deleted ends the line of a mapping of a file without a name.
+const deleted = " (deleted)\n"
+
+// mapped counts what a process runs and has in its memory, if it still has one. The
+// kernel shows it to root only.
+func (t *tally) mapped(proc string) bool {
+	maps, _ := os.ReadFile(proc + "/maps")
+	if !bytes.Contains(maps, []byte(deleted)) {
+		return len(maps) > 0
+	}
+	t.link(proc + "/exe")
+	for line := range strings.Lines(string(maps)) {
+		if !strings.HasSuffix(line, deleted) {
+			continue
+		}
+		var from, to uint64
+		if _, err := fmt.Sscanf(line, "%x-%x", &from, &to); err == nil {
+			t.link(fmt.Sprintf("%s/map_files/%x-%x", proc, from, to))
+		}
+	}
+	return true
+}
+
+// link counts the file that a link of the kernel leads to, if it has no name.
+func (t *tally) link(path string) {
+	var stat unix.Stat_t
+	if unix.Stat(path, &stat) == nil && stat.Nlink == 0 && stat.Mode&unix.S_IFMT == unix.S_IFREG && t.devices[stat.Dev] {
+		t.add(stat.Dev, stat.Ino, 0, stat.Blocks, false)
 	}
 }

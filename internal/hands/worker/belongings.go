@@ -78,7 +78,8 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 		mnt = "" // a sandbox on the host's own file system
 	}
 	m, err := mount.New(mount.Config{
-		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, HasToken: b.wire.itemsOwn, Log: b.log,
+		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, HasToken: b.wire.itemsOwn,
+		MaxOutputs: b.box.limits().DiskBytes, Log: b.log,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -89,6 +89,13 @@ func (b *box) replace(dead sandbox.Sandbox) error {
 	return nil
 }
 
+// limits are those of the session's sandboxes.
+func (b *box) limits() sandbox.Limits {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spec.Limits
+}
+
 // call runs a call in the sandbox. Lost tells that the sandbox died under it.
 func (b *box) call(ctx context.Context, call hand.Call) (result hand.Result, lost bool, err error) {
 	s, err := b.get(ctx)

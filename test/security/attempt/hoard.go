@@ -2,11 +2,15 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
+	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +64,50 @@ var hoards = map[string]func(n int) error{
 		}
 		return err
 	},
+	// What the kernel answers to nonsense, with the nonsense in it, and nobody reads.
+	"answers of the kernel": func(int) error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<20) // as far as it is allowed
+		request := make([]byte, 30_000)
+		*(*unix.NlMsghdr)(unsafe.Pointer(&request[0])) = unix.NlMsghdr{Len: uint32(len(request)), Type: 0x1234, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK}
+		for range 300 {
+			if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+				return nil // it is full
+			}
+		}
+		return nil
+	},
+	// Both on disk: what has neither a name nor a descriptor, and what only another
+	// thread than the first has open.
+	"mapped files": func(int) error {
+		f, err := unnamed()
+		if err == nil {
+			err = unix.Ftruncate(f, 8<<20)
+		}
+		if err == nil {
+			err = touch(f, 8<<20)
+		}
+		return errors.Join(err, unix.Close(f), pause())
+	},
+	"files of threads": func(int) error {
+		done := make(chan error)
+		go onThread(func() {
+			// A table of descriptors of its own, and none of them closed.
+			err := call(unix.SYS_CLOSE_RANGE, 1<<30, 1<<30, 2 /* CLOSE_RANGE_UNSHARE */)
+			if err == nil {
+				var f int
+				if f, err = unnamed(); err == nil {
+					_, err = unix.Write(f, make([]byte, 8<<20))
+				}
+			}
+			done <- errors.Join(err, pause())
+			select {}
+		})
+		return <-done
+	},
 	"timers": func(int) error { _, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, 0); return err },
 	"polls":  func(int) error { _, err := unix.EpollCreate1(0); return err },
 	"shared memory": func(n int) error {
@@ -86,6 +134,18 @@ var hoards = map[string]func(n int) error{
 		return err
 	},
 	"terminals": func(int) error { _, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY, 0); return err },
+	"signals": func(int) error {
+		signals.Do(func() {
+			blocked := unix.Sigset_t{}
+			blocked.Val[0] = 1 << (waiting - 1)
+			if err := unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, nil); err != nil {
+				panic(err)
+			}
+		})
+		info := [32]int32{waiting, 0, -1 /* SI_QUEUE */}
+		pid := uintptr(os.Getpid())
+		return call(unix.SYS_RT_TGSIGQUEUEINFO, pid, uintptr(unix.Gettid()), waiting, uintptr(unsafe.Pointer(&info)))
+	},
 	"locks": func(n int) error {
 		fd, err := unix.Open("/tmp/lock"+strconv.Itoa(n), unix.O_RDWR|unix.O_CREAT, 0o600)
 		if err == nil {
@@ -95,8 +155,27 @@ var hoards = map[string]func(n int) error{
 	},
 }
 
+// unnamed makes a file without a name.
+func unnamed() (fd int, err error) {
+	name := "hoard" + strconv.Itoa(unix.Gettid())
+	fd, err = unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fd, err
+	}
+	return fd, unix.Unlink(name)
+}
+
+// pause is for what is measured now and then only.
+func pause() error { time.Sleep(50 * time.Millisecond); return nil }
+
+// waiting is a signal that nobody takes: one of those for real time, all of which are
+// kept.
+const waiting = 40
+
+var signals sync.Once
+
 // most bounds a hoard, for where nothing else does.
-var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500}
+var most = map[string]int{"memory": 100, "memfd": 100, "shared memory": 100, "some memory": 12, "threads": 500, "signals": 1 << 20, "answers of the kernel": 240, "mapped files": 60, "files of threads": 60}
 
 // hoard takes what there is, or only one, says how much that was, and holds on to it.
 func hoard(what string, one bool) {
@@ -105,6 +184,7 @@ func hoard(what string, one bool) {
 		fmt.Println("there is nothing of that name to take")
 		os.Exit(2)
 	}
+	runtime.LockOSThread() // what is a thread's own is to stay
 	if one {
 		if err := take(os.Getpid()); err != nil {
 			fmt.Println(err)
@@ -113,6 +193,8 @@ func hoard(what string, one bool) {
 		fmt.Println("took it")
 		return
 	}
+	// Should the test forget us; and now, for later there may be nothing to wait with.
+	time.AfterFunc(time.Minute, func() { os.Exit(1) })
 	var err error
 	n := 0
 	for ; n < cmp.Or(most[what], 1000) && err == nil; n++ {
@@ -121,10 +203,7 @@ func hoard(what string, one bool) {
 	fmt.Println("holds", n, err)
 	enough := make(chan os.Signal, 1)
 	signal.Notify(enough, unix.SIGTERM)
-	select {
-	case <-enough:
-	case <-time.After(time.Minute): // should the test forget us
-	}
+	<-enough
 }
 
 // touch takes memory, and means it.

@@ -48,6 +48,16 @@ var machine = []try{
 	plain("have core dumps", false, func() error {
 		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	}),
+	plain("have most terminals there are", false, func() error {
+		for range 1000 {
+			fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+		}
+		return nil
+	}),
 	plain("type into a terminal", true, func() error {
 		var failed error
 		for _, name := range []string{"/dev/tty", "/dev/console", "/dev/tty0", "/dev/pts/0", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2"} {

@@ -35,6 +35,32 @@ var network = []try{
 		}
 		return failed
 	}),
+	plain("packet socket by its old name", true, func() error { return socket(unix.AF_INET, unix.SOCK_PACKET, 0x0300 /* ETH_P_ALL */) }),
+	plain("sockets of rare protocols", false, func() error {
+		var failed error
+		for _, protocol := range []int{unix.IPPROTO_UDPLITE, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_L2TP, 256 /* IPPROTO_SMC */} {
+			for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET, 6 /* SOCK_DCCP */} {
+				if failed = socket(unix.AF_INET, kind, protocol); failed == nil {
+					return nil
+				}
+			}
+		}
+		return failed
+	}),
+	plain("write to another process by netlink", true, func() error {
+		to, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_USERSOCK)
+		if err == nil {
+			err = unix.Bind(to, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: 1234})
+		}
+		if err != nil {
+			return err
+		}
+		from, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_USERSOCK)
+		if err != nil {
+			return err
+		}
+		return unix.Sendto(from, []byte("memory that is nobody's"), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: 1234})
+	}),
 	plain("add a network link", true, addLink),
 	plain("give an interface an address", true, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)

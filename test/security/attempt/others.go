@@ -102,6 +102,31 @@ var others = []try{
 		}
 		return failed
 	}),
+	plain("kill process 1 by its directory", false, func() error {
+		dir, err := unix.Open("/proc/1", unix.O_RDONLY|unix.O_DIRECTORY, 0) // which passes for its descriptor
+		if err == nil {
+			err = unix.PidfdSendSignal(dir, unix.SIGKILL, nil, 0)
+		}
+		time.Sleep(50 * time.Millisecond) // likewise
+		return errors.Join(err, errNothing)
+	}),
+	plain("kill process 1 as the owner of a pipe", false, func() error {
+		var ends [2]int
+		err := unix.Pipe2(ends[:], unix.O_NONBLOCK)
+		for _, set := range [][2]int{{unix.F_SETOWN, 1}, {unix.F_SETSIG, int(unix.SIGKILL)}, {unix.F_SETFL, unix.O_ASYNC | unix.O_NONBLOCK}} {
+			if err == nil {
+				_, err = unix.FcntlInt(uintptr(ends[0]), set[0], set[1])
+			}
+		}
+		if err == nil {
+			_, err = unix.Write(ends[1], []byte("x"))
+		}
+		time.Sleep(50 * time.Millisecond) // likewise
+		return errors.Join(err, errNothing)
+	}),
+	plain("be spared when memory is short", false, func() error {
+		return os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	}),
 	plain("change the limits of process 1", false, func() error {
 		limit := unix.Rlimit{Cur: 65536, Max: 65536}
 		if err := unix.Prlimit(1, unix.RLIMIT_NOFILE, &limit, nil); err == nil {

@@ -62,6 +62,10 @@ var walls = []try{
 	}},
 	plain("open a file system", true, func() error { return call(unix.SYS_FSOPEN, text("tmpfs"), 0) }),
 	plain("clone a tree of mounts", true, func() error { return call(unix.SYS_OPEN_TREE, at(unix.AT_FDCWD), text("/tmp"), unix.OPEN_TREE_CLONE) }),
+	plain("clone a tree of mounts with attributes", false, func() error {
+		var attr unix.MountAttr
+		return call(unix.SYS_OPEN_TREE_ATTR, at(unix.AT_FDCWD), text("/tmp"), unix.OPEN_TREE_CLONE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	}),
 	plain("move a mount", false, func() error {
 		return call(unix.SYS_MOVE_MOUNT, at(unix.AT_FDCWD), text("/proc"), at(unix.AT_FDCWD), text("/mnt"), 0)
 	}),

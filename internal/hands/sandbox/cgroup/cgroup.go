@@ -108,6 +108,10 @@ func (t *Tree) dir(controller, id string) string {
 // period is that over which the kernel counts a group's CPU time, in microseconds.
 const period = 100_000
 
+// socketShare is what part of its memory a sandbox may have wait in sockets, one in so
+// many, where that comes on top of the rest.
+const socketShare = 8
+
 // setting is a file of a group and what to write to it.
 type setting struct{ controller, file, value string }
 
@@ -121,6 +125,8 @@ func (g *Group) set() error {
 		if one {
 			add(memory, "memory.limit_in_bytes", bytes)
 			add(memory, "memory.memsw.limit_in_bytes", bytes)
+			// What waits in sockets is not part of the rest here.
+			add(memory, "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(g.limits.MemoryBytes/socketShare, 10))
 		} else {
 			add(memory, "memory.max", bytes)
 			add(memory, "memory.swap.max", "0")
@@ -144,8 +150,9 @@ func (g *Group) set() error {
 			continue
 		}
 		err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0)
-		// Kernels without accounting of swap lack its files.
-		if err != nil && !(strings.Contains(s.file, "sw") && errors.Is(err, fs.ErrNotExist)) {
+		// Kernels without accounting of swap, or of sockets, lack its files.
+		optional := strings.Contains(s.file, "sw") || strings.Contains(s.file, "tcp")
+		if err != nil && !(optional && errors.Is(err, fs.ErrNotExist)) {
 			return fmt.Errorf("limit %s: %w", s.controller, err)
 		}
 	}

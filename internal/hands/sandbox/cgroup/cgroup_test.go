@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/cgroup"
 )
@@ -107,6 +109,64 @@ func TestFreeze(t *testing.T) {
 		if err := g.Freeze(frozen); err != nil {
 			t.Fatalf("freeze %v: %v", frozen, err)
 		}
+	}
+}
+
+// TestSockets leaves more in sockets than a group may have of memory there. What
+// does not fit is dropped.
+func TestSockets(t *testing.T) {
+	groups := tree(t)
+	if groups.Version() != 1 {
+		t.Skip("what is in sockets is part of a group's memory")
+	}
+	id := strings.ToLower(rand.Text())
+	g, err := groups.Make(id, sandbox.Limits{MemoryBytes: 100 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cgroup.Remove(groups.Dirs(id)); err != nil {
+			t.Error(err)
+		}
+	})
+	const each, size = 3, 60_000
+	sent, kept := 0, 0
+	cmd := exec.Command("true")
+	err = g.Door().Start(cmd, func() error { // whoever makes a socket is whose it is
+		for range 200 {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+				return err
+			}
+			self, err := unix.Getsockname(fd)
+			if err != nil {
+				return err
+			}
+			for range each {
+				if err := unix.Sendto(fd, make([]byte, size), 0, self); err != nil {
+					return err
+				}
+				sent += size
+			}
+			defer func() {
+				for n := 0; n >= 0; {
+					if n, _, _ = unix.Recvfrom(fd, make([]byte, size), unix.MSG_DONTWAIT); n > 0 {
+						kept += n
+					}
+				}
+			}()
+		}
+		return nil
+	})
+	if err != nil || cmd.Wait() != nil {
+		t.Fatal(err)
+	}
+	if kept == 0 || kept > 100<<20/8 {
+		t.Errorf("of %d bytes in sockets, %d were kept", sent, kept)
 	}
 }
 

@@ -126,7 +126,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	c := &container{api: d.api, id: id}
 	return sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Process: c, Bounds: c, Scratch: e.dir.Path(spec.ID),
+		Spec: spec, Inside: sandbox.GuestWorkdir, Process: c, Bounds: c, Scratch: e.dir.Path(spec.ID), Shared: true,
 		Started: func(int) error { return nil }, // the container is known by its name
 		Free:    func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)

@@ -17,7 +17,7 @@ import (
 var denied = []uint32{
 	// Walls.
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_FSOPEN, unix.SYS_FSCONFIG,
-	unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
+	unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR, unix.SYS_OPEN_TREE_ATTR, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
 	// Others' memory and files.
 	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_KCMP, unix.SYS_PIDFD_GETFD, unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_OPEN_BY_HANDLE_AT,
 	// The kernel itself.
@@ -27,9 +27,18 @@ var denied = []uint32{
 	unix.SYS_REBOOT, unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_ADJTIMEX, unix.SYS_ACCT, unix.SYS_SYSLOG, unix.SYS_VHANGUP, unix.SYS_NFSSERVCTL, unix.SYS_PERSONALITY,
 }
 
-// families are the kinds of socket that reach past the network namespace or
-// into corners of the kernel.
-var families = []uint32{unix.AF_ALG, unix.AF_VSOCK, unix.AF_PACKET, unix.AF_KEY, unix.AF_RDS, unix.AF_TIPC, unix.AF_CAN, unix.AF_BLUETOOTH, unix.AF_XDP, unix.AF_NFC, unix.AF_KCM, unix.AF_QIPCRTR, unix.AF_SMC}
+// families are the kinds of socket that programs use. All others reach past the
+// network namespace or into corners of the kernel, and to be asked for one is enough
+// for a host to load the module that has it.
+var families = []uint32{unix.AF_UNSPEC, unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
+
+// protocols are such corners behind families that programs use, whichever that is,
+// for none of the others has one of these numbers.
+var protocols = []uint32{
+	unix.IPPROTO_DCCP, unix.IPPROTO_L2TP, unix.IPPROTO_SCTP, unix.IPPROTO_UDPLITE,
+	256,                   // IPPROTO_SMC, which is AF_SMC by another name
+	unix.NETLINK_USERSOCK, // by which processes write to each other, in memory that is nobody's
+}
 
 // namespaces are the flags of clone that ask for a namespace.
 const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
@@ -61,11 +70,15 @@ var allow = bpf.RetConstant{Val: allowed}
 // through it, because it is run for each call; a guest's kernel runs it for every
 // call there is before it takes it.
 func Load() error {
-	calls := slices.Sorted(slices.Values(append(slices.Clip(denied), deniedHere...)))
-	if err := load(slices.Concat(usualTable(), byArgument(), search(calls))); err != nil {
+	if err := load(program()); err != nil {
 		return fmt.Errorf("seccomp: %w", err)
 	}
 	return nil
+}
+
+func program() []bpf.Instruction {
+	calls := slices.Sorted(slices.Values(append(slices.Clip(denied), deniedHere...)))
+	return slices.Concat(usualTable(), sockets(), owners(), byArgument(), search(calls))
 }
 
 // usualTable refuses calls by any table but the usual one: by another, the same
@@ -81,6 +94,42 @@ func usualTable() []bpf.Instruction {
 	}
 }
 
+// sockets refuses sockets of other families, and of some protocols.
+func sockets() []bpf.Instruction {
+	argument := func(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offsetArguments + 8*n, Size: 4} }
+	body := []bpf.Instruction{argument(0)}
+	for i, family := range families {
+		body = append(body, bpf.JumpIf{Cond: bpf.JumpEqual, Val: family, SkipTrue: uint8(len(families) - i)})
+	}
+	body = append(body, refuse(unix.EAFNOSUPPORT), argument(2))
+	for i, protocol := range protocols {
+		body = append(body, bpf.JumpIf{Cond: bpf.JumpEqual, Val: protocol, SkipTrue: uint8(len(protocols) - i + 2)})
+	}
+	body = append(body,
+		argument(1), bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf}, // without what is said beside the kind
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOCK_PACKET, SkipFalse: 1}, // AF_PACKET by another name
+		refuse(unix.EPROTONOSUPPORT), allow)
+	return append([]bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_SOCKET, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_SOCKETPAIR, SkipFalse: uint8(len(body))},
+	}, body...)
+}
+
+// owners refuses to have the owner of a file, which may be the hand, sent a signal
+// that nobody can catch.
+func owners() []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_FCNTL, SkipFalse: 7},
+		bpf.LoadAbsolute{Off: offsetArguments + 8, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.F_SETSIG, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: offsetArguments + 16, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGKILL), SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGSTOP), SkipTrue: 1},
+		allow,
+		refuse(unix.EPERM),
+	}
+}
+
 // byArgument refuses calls with some first arguments. Those are of four bytes:
 // what a program puts into the other four of the register, the kernel does not
 // see, and nor must we.
@@ -93,19 +142,20 @@ func byArgument() []bpf.Instruction {
 	}
 	// The first process is the hand. The host's kernel would not let it be killed
 	// from within, but be limited; that of a guest lets it be both.
-	hand := equal(1)
+	hand, any := equal(1), []bpf.JumpIf{{Cond: bpf.JumpGreaterOrEqual, Val: 0}}
 	var program []bpf.Instruction
 	for _, rule := range []struct {
 		call  uint32
 		tests []bpf.JumpIf
 		errno unix.Errno
 	}{
-		{unix.SYS_SOCKET, equal(families...), unix.EAFNOSUPPORT},
-		{unix.SYS_SOCKETPAIR, equal(families...), unix.EAFNOSUPPORT},
 		{unix.SYS_CLONE, []bpf.JumpIf{{Cond: bpf.JumpBitsSet, Val: namespaces}}, unix.EPERM},
 		// Its flags are in memory, where a filter cannot look; without it, libraries
 		// use clone.
-		{unix.SYS_CLONE3, []bpf.JumpIf{{Cond: bpf.JumpGreaterOrEqual, Val: 0}}, unix.ENOSYS},
+		{unix.SYS_CLONE3, any, unix.ENOSYS},
+		// All on a host share one number of requests, which anybody may take whole.
+		// Programs do without where a kernel does not know it.
+		{unix.SYS_IO_SETUP, any, unix.ENOSYS},
 		{unix.SYS_KILL, hand, unix.EPERM},
 		{unix.SYS_TKILL, hand, unix.EPERM},
 		{unix.SYS_TGKILL, hand, unix.EPERM},
@@ -113,6 +163,9 @@ func byArgument() []bpf.Instruction {
 		{unix.SYS_RT_TGSIGQUEUEINFO, hand, unix.EPERM},
 		{unix.SYS_PIDFD_OPEN, hand, unix.EPERM},
 		{unix.SYS_PRLIMIT64, hand, unix.EPERM},
+		// It takes the hand's directory in /proc for its descriptor. Programs use kill
+		// where a kernel does not know it.
+		{unix.SYS_PIDFD_SEND_SIGNAL, any, unix.ENOSYS},
 	} {
 		n := len(rule.tests)
 		program = append(program,

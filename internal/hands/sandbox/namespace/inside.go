@@ -67,7 +67,7 @@ func serve() error {
 		do   func() error
 	}{
 		{"mount the kernel's own processes", mountProc},
-		{"bound what the kernel counts by user", boundUser},
+		{"bound what the kernel counts by user", func() error { return errors.Join(boundUser(), lowerLimits(ofOne)) }},
 		{"mount the kernel's files", mountInside},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
 		{"bring up the loopback", loopbackUp},
@@ -139,10 +139,41 @@ func boundUser() error {
 	return nil
 }
 
+// What processes may hold of this, the kernel counts for their user, and once more for
+// the user who has made the namespace they are in, which is one for all sandboxes, and
+// for a worker who is root the host's root as well. So sandboxes may together have
+// a part of what the worker may, and the users of one each a part of that, one in
+// so many.
+var (
+	ofAll = map[int]uint64{unix.RLIMIT_SIGPENDING: 4, unix.RLIMIT_MSGQUEUE: 4}
+	ofOne = map[int]uint64{unix.RLIMIT_SIGPENDING: 8, unix.RLIMIT_MSGQUEUE: 2}
+)
+
+// lowerLimits lowers limits of this process, and of what it will start, to a part.
+func lowerLimits(parts map[int]uint64) error {
+	for limit, part := range parts {
+		var have unix.Rlimit
+		if err := unix.Getrlimit(limit, &have); err != nil {
+			return err
+		}
+		if have.Max == unix.RLIM_INFINITY {
+			continue // there is no end of it
+		}
+		if err := unix.Setrlimit(limit, &unix.Rlimit{Cur: have.Max / part, Max: have.Max / part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxTerminals is how many terminals a sandbox may have open. A host has some
+// thousand, for all on it.
+const maxTerminals = "128"
+
 // mountInside mounts what only the sandbox itself may: its own processes, its
 // own terminals, its own shared memory.
 func mountInside() error {
-	if err := hostroot.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
+	if err := hostroot.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,max="+maxTerminals); err != nil {
 		return err
 	}
 	if err := hostroot.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {

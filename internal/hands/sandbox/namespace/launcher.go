@@ -147,6 +147,9 @@ func (l *launcher) run() (*net.UnixConn, error) {
 // has gone.
 func launchAll() {
 	line, err := lineOf(os.NewFile(3, "line"))
+	if err == nil {
+		err = lowerLimits(ofAll)
+	}
 	for err == nil {
 		var raw []byte
 		var files []*os.File

@@ -181,7 +181,7 @@ func (e *Engine) start(ctx context.Context, spec sandbox.Spec, r *record.Record,
 	}
 	first := &process{launcher: e.launcher, launch: launch{Root: root, Door: group.Door()}, orders: ordersR}
 	return sandbox.Launch{
-		Spec: spec, Inside: sandbox.GuestWorkdir, Process: first, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID),
+		Spec: spec, Inside: sandbox.GuestWorkdir, Process: first, Started: started, Bounds: group, Scratch: e.dir.Path(spec.ID), Shared: true,
 		Free: func(ctx context.Context) error { return e.Destroy(ctx, spec.ID) },
 	}.Run(ctx)
 }
