@@ -2,6 +2,7 @@ package security
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -56,6 +57,36 @@ func TestHoarding(t *testing.T) {
 			})
 		}
 		neighbour.fine(t)
+	})
+}
+
+// TestHoardingTogether has several sandboxes take all they get of what the kernel
+// counts by user, and one more must still get its own.
+func TestHoardingTogether(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, engine string) {
+		if os.Getuid() != 0 {
+			t.Skip("all sandboxes of a worker that is not root are one user to the kernel")
+		}
+		first := imprison(t, engine, small)
+		all := []*prisoner{first}
+		for i := range 9 {
+			all = append(all, confine(t, first.engine, first.dir, fmt.Sprintf("together %d", i), small))
+		}
+		for _, what := range []string{"watchers", "watches", "signals"} {
+			for _, p := range all[1:] {
+				said := p.do(t, "(./attempt hoard '"+what+"' >said 2>&1 </dev/null & echo $! >pid); until grep -q holds said; do kill -0 $(cat pid) || break; sleep 0.02; done; cat said")
+				if !strings.Contains(said, "holds") {
+					t.Errorf("%s: it was not made: %s", what, said)
+				}
+			}
+			if got := first.do(t, "./attempt take '"+what+"'"); got != "took it" {
+				t.Errorf("%s: when others have taken all they get, one says %s", what, got)
+			}
+			for _, p := range all[1:] {
+				p.do(t, "kill $(cat pid); rm said")
+			}
+		}
 	})
 }
 

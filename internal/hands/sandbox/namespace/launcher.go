@@ -206,13 +206,40 @@ func startFirst(raw []byte, files []*os.File) (*exec.Cmd, *os.File, error) {
 		// Only root can reach every directory and lay out the mounts; the child is
 		// no longer root. So the root is made here, on a thread in a mount
 		// namespace of its own, from which the child inherits it.
-		before = l.Root.enter
+		before = func() error {
+			if err := l.Root.enter(); err != nil {
+				return err
+			}
+			return become(l.Root.Users.First)
+		}
 	}
 	if err := l.Door.Start(cmd, before); err != nil {
 		return nil, nil, err
 	}
 	return cmd, os.NewFile(uintptr(handle), "process"), nil
 }
+
+// become makes the calling thread another user's, with the rights of root it has. Much
+// that the kernel counts by user it counts for whoever made the user namespace, too:
+// so what a sandbox takes of it is taken from nobody else's.
+func become(uid int) error {
+	err := unix.Prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0)
+	if errors.Is(err, unix.EPERM) {
+		return nil // a container's root may not; its sandboxes share what is root's
+	}
+	if err != nil {
+		return fmt.Errorf("keep the rights of root: %w", err)
+	}
+	// Not unix.Setresuid, which does it to all threads.
+	keep := ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep); errno != 0 {
+		return fmt.Errorf("become the sandbox's user: %w", errno)
+	}
+	return nil
+}
+
+// secbitNoSetuidFixup is from <linux/securebits.h>: capabilities do not follow the user.
+const secbitNoSetuidFixup = 1 << 2
 
 // process is the first process of a sandbox, a child of the launcher.
 type process struct {
