@@ -32,10 +32,15 @@ func init() {
 
 // settle gives back what starting took, once that should be over: many sandboxes
 // idle for long. Until then nothing is collected, for what starts soon needs most
-// of what it makes.
+// of what it makes; but for what a guest that is busy at once has it make, which is
+// held against the sandbox's limit.
 func settle() {
-	percent := debug.SetGCPercent(-1)
+	percent, most := debug.SetGCPercent(-1), debug.SetMemoryLimit(startMemory)
 	time.Sleep(time.Second)
 	debug.SetGCPercent(percent)
+	debug.SetMemoryLimit(most)
 	debug.FreeOSMemory()
 }
+
+// startMemory is more than starting takes, in bytes.
+const startMemory = 64 << 20

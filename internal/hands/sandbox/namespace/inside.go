@@ -67,7 +67,7 @@ func serve() error {
 		do   func() error
 	}{
 		{"mount the kernel's own processes", mountProc},
-		{"bound what the kernel counts by user", func() error { return errors.Join(boundUser(), lowerLimits(ofOne)) }},
+		{"bound what the kernel counts by user", func() error { return errors.Join(boundUser(in.Root.Users.Many()), lowerLimits(ofOne)) }},
 		{"mount the kernel's files", mountInside},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
 		{"bring up the loopback", loopbackUp},
@@ -99,8 +99,8 @@ var needless = []string{
 	"max_mnt_namespaces", "max_ipc_namespaces", "max_uts_namespaces", "max_cgroup_namespaces", "max_time_namespaces",
 }
 
-// watches are what watching files takes, by where the host's own limit is. A
-// sandbox may have a share of it, for all sandboxes of a worker are one user.
+// watches are what watching files takes, by where the host's own limit is. Where all
+// sandboxes of a worker are one user, each may have a share of it.
 var watches = map[string]string{
 	"max_inotify_instances": "/proc/sys/fs/inotify/max_user_instances",
 	"max_inotify_watches":   "/proc/sys/fs/inotify/max_user_watches",
@@ -111,7 +111,7 @@ const watchShare = 8
 
 // boundUser lowers limits of the sandbox's user namespace. A kernel without one
 // of them does not count that.
-func boundUser() error {
+func boundUser(many bool) error {
 	limits := map[string]int{}
 	for _, name := range needless {
 		limits[name] = 0
@@ -128,7 +128,10 @@ func boundUser() error {
 		if err != nil {
 			return err
 		}
-		limits[name] = max(1, limit/watchShare)
+		if !many {
+			limit = max(1, limit/watchShare)
+		}
+		limits[name] = limit
 	}
 	for name, limit := range limits {
 		err := os.WriteFile("/proc/sys/user/"+name, []byte(strconv.Itoa(limit)), 0)
@@ -140,10 +143,9 @@ func boundUser() error {
 }
 
 // What processes may hold of this, the kernel counts for their user, and once more for
-// the user who has made the namespace they are in, which is one for all sandboxes, and
-// for a worker who is root the host's root as well. So sandboxes may together have
-// a part of what the worker may, and the users of one each a part of that, one in
-// so many.
+// the user who has made the namespace they are in, which is one for all sandboxes of a
+// worker that is not root. So the users of a sandbox may together have a part of what
+// the worker may, and each a part of that, one in so many.
 var (
 	ofAll = map[int]uint64{unix.RLIMIT_SIGPENDING: 4, unix.RLIMIT_MSGQUEUE: 4}
 	ofOne = map[int]uint64{unix.RLIMIT_SIGPENDING: 8, unix.RLIMIT_MSGQUEUE: 2}
