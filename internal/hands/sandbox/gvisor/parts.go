@@ -2,8 +2,11 @@ package gvisor
 
 import (
 	"io"
+	"math"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"time"
 
 	"gvisor.dev/gvisor/runsc/cli/maincli"
@@ -32,15 +35,28 @@ func init() {
 
 // settle gives back what starting took, once that should be over: many sandboxes
 // idle for long. Until then nothing is collected, for what starts soon needs most
-// of what it makes; but for what a guest that is busy at once has it make, which is
-// held against the sandbox's limit.
+// of what it makes; but for what a guest that is busy at once has it make.
 func settle() {
-	percent, most := debug.SetGCPercent(-1), debug.SetMemoryLimit(startMemory)
+	percent := debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(startMemory)
 	time.Sleep(time.Second)
 	debug.SetGCPercent(percent)
-	debug.SetMemoryLimit(most)
+	debug.SetMemoryLimit(heapShare())
 	debug.FreeOSMemory()
 }
 
 // startMemory is more than starting takes, in bytes.
 const startMemory = 64 << 20
+
+// heapShare is how many bytes the heap may take before it is collected more often. It
+// is held against the sandbox's limit like the guest's own memory, and what programs
+// leave in pipes and sockets is in it: as long again as garbage, without this.
+func heapShare() int64 {
+	const most = "--total-memory" // given to the part that is the guest's kernel
+	if i := slices.Index(os.Args, most); i >= 0 && i+1 < len(os.Args) {
+		if bytes, err := strconv.ParseInt(os.Args[i+1], 10, 64); err == nil {
+			return bytes / 2
+		}
+	}
+	return math.MaxInt64
+}
