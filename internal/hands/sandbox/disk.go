@@ -89,7 +89,7 @@ func (d *disk) judge(used int64) (busy bool) {
 }
 
 func (d *disk) exceeded() error {
-	return &LimitError{size(d.limit) + " of files; remove what is not needed"}
+	return Limits{DiskBytes: d.limit}.files()
 }
 
 // ended tells whether the sandbox was ended for its files.
