@@ -176,7 +176,7 @@ func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
 	var full *LimitError
 	switch {
 	case err == nil && limit == nil:
-		if likely := p.Spec.Limits.guess(result.Text); likely != nil && call.Tool == "bash" {
+		if likely := p.Spec.Limits.guess(result.Text, p.disk.full); likely != nil && call.Tool == "bash" {
 			result.Text += "\n(Perhaps " + likely.Error() + ".)"
 		}
 	case err == nil:

@@ -92,6 +92,12 @@ func (d *disk) exceeded() error {
 	return Limits{DiskBytes: d.limit}.files()
 }
 
+// full measures whether there is hardly any room left.
+func (d *disk) full() bool {
+	used, _ := usage(d.dirs, d.pid)
+	return used > d.limit/10*9
+}
+
 // ended tells whether the sandbox was ended for its files.
 func (d *disk) ended() bool {
 	d.mu.Lock()

@@ -54,14 +54,15 @@ func (l Limits) since(before, now Hits) *LimitError {
 }
 
 // guess names the limit that a program which says that has probably reached, nil for
-// none: where the limit is the sandbox's own kernel's, nobody else is told of it.
-func (l Limits) guess(said string) *LimitError {
+// none: where the limit is the sandbox's own kernel's, nobody else is told of it. Full
+// tells whether the files take about as much as they may: it may be the host's disk.
+func (l Limits) guess(said string, full func() bool) *LimitError {
 	switch {
 	case l.Processes > 0 && (strings.Contains(said, "Resource temporarily unavailable") || strings.Contains(said, "Cannot fork")): // EAGAIN, and dash
 		return &LimitError{Limit: fmt.Sprintf("%d processes", l.Processes)}
 	case l.OpenFiles > 0 && strings.Contains(said, "Too many open files"): // EMFILE
 		return &LimitError{Limit: fmt.Sprintf("%d open files for each process", l.OpenFiles)}
-	case l.DiskBytes > 0 && strings.Contains(said, "No space left on device"): // ENOSPC, of gVisor's scratch
+	case l.DiskBytes > 0 && strings.Contains(said, "No space left on device") && full(): // ENOSPC, of gVisor's scratch
 		return l.files()
 	}
 	return nil
