@@ -26,7 +26,7 @@ func Groups() *cgroup.Tree {
 // ExerciseLimits runs what an engine must do about limits that the host lets it
 // enforce: say in words that one was reached, and harm nobody else.
 func ExerciseLimits(t *testing.T, newEngine Maker, groups *cgroup.Tree) {
-	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"disk in the depth", testDiskLimitInDepth}, {"scratch", testScratchLimit}}
+	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"disk in the depth", testDiskLimitInDepth}, {"disk behind a mode", testDiskLimitBehindAMode}, {"scratch", testScratchLimit}}
 	lacks := groups.Lacks()
 	for limit, s := range map[string]scenario{
 		"memory": {"memory", testMemoryLimit}, "CPU": {"CPU", testCPULimit}, "processes": {"processes", testProcessesLimit},
@@ -145,6 +145,17 @@ func testDiskLimitInBackground(t *testing.T, newEngine Maker) {
 func testDiskLimitInDepth(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{DiskBytes: 20 << 20}})
 	b.reached("20 MiB of files", "deeper=$(printf 'a/%.0s' {1..1000}); for i in 1 2 3; do mkdir -p $deeper && cd $deeper; done; sleep 30")
+}
+
+// testDiskLimitBehindAMode writes where the worker, as an ordinary user, may not look.
+func testDiskLimitBehindAMode(t *testing.T, newEngine Maker) {
+	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{DiskBytes: 20 << 20}})
+	if b.Workdir() != sandbox.GuestWorkdir {
+		t.Skip("its mode keeps the session out too: it has the worker's rights and no more")
+	}
+	equal(t, "while there is room", b.bash("mkdir -p shut/deep && cd shut/deep && chmod 000 . .. && sleep 1; echo fine"), "fine")
+	b.reached("20 MiB of files", "chmod 000 . ..; head -c 60M /dev/zero >big; sleep 30")
+	b.bash("rm -r /workspace/shut") // which the test's cleaning could not do
 }
 
 func testScratchLimit(t *testing.T, newEngine Maker) {
