@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -82,6 +84,34 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 	flags.IntVar(&b.limits.Create, "rate-limit-create", 0, "how many requests a minute that change something each API key and person may make of this server (0: any number; the hosted service allows 300)")
 	flags.IntVar(&b.limits.Read, "rate-limit-read", 0, "how many requests a minute that read each API key and person may make of this server (0: any number; the hosted service allows 1200)")
 	b.signOn.register(flags)
+}
+
+// check refuses settings that cannot be meant.
+func (b *brainConfig) check() error {
+	for _, c := range []struct {
+		flag string
+		good bool
+		want string
+	}{
+		{"concurrency", b.concurrency > 0, "at least 1"},
+		{"rate-limit-create", b.limits.Create >= 0, "0 or more"},
+		{"rate-limit-read", b.limits.Read >= 0, "0 or more"},
+		{"lease-ttl", b.leaseTTL >= time.Second, "at least 1s"},
+		{"ping-interval", b.pingInterval > 0, "more than 0"},
+	} {
+		if !c.good {
+			return usageError("--%s: want %s", c.flag, c.want)
+		}
+	}
+	if _, err := net.ResolveTCPAddr("tcp", b.listen); err != nil {
+		return usageError("--listen: %w; want an address and a port, such as 0.0.0.0:8400", err)
+	}
+	scheme, _, _ := strings.Cut(b.databaseURL, "://")
+	if b.databaseURL != "" && !slices.Contains([]string{"postgres", "postgresql", "sqlite"}, scheme) {
+		return usageError("--database-url: want one that begins with postgres://") // unsaid what it is: it may hold a password
+	}
+	_, err := b.table()
+	return err
 }
 
 // brain is the control plane of one server.
@@ -202,6 +232,9 @@ func (b brainConfig) table() (*price.Table, error) {
 // assembleStores opens what keeps bodies and secrets.
 func (b *brain) assembleStores(ctx context.Context) (err error) {
 	b.blobs, err = blobstore.Open(ctx, cmp.Or(b.cfg.blobs, filepath.Join(b.cfg.data, "blobs")))
+	if err != nil && b.cfg.blobs != "" {
+		return usageError("--blobs: %w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -227,6 +260,9 @@ func (b *brain) assembleStores(ctx context.Context) (err error) {
 		}
 	}
 	master, err := seal.OpenMaster(ctx, address)
+	if err != nil && b.cfg.secretsKey != "" {
+		return usageError("--secrets-key: %w", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ func newDev() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dev.brain.log = logs.logger()
+			if err := dev.brain.check(); err != nil {
+				return err
+			}
 			return dev.run(cmd.Context(), func(ctx context.Context, info devInfo) error {
 				fmt.Fprintf(cmd.OutOrStdout(), `hearth dev is ready (Ctrl-C ends it)
 

@@ -63,6 +63,9 @@ type serveInfo struct {
 
 func serve(ctx context.Context, cfg brainConfig, hands bool, builtIn handsConfig) error {
 	builtIn.stateDir, builtIn.log = filepath.Join(cfg.data, "worker"), cfg.log
+	if err := cfg.check(); err != nil {
+		return err
+	}
 	if hands {
 		if err := builtIn.prepare(); err != nil {
 			return err

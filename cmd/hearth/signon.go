@@ -15,18 +15,20 @@ type signOnFlags struct {
 	grants                        grants
 }
 
+const defaultGroupsClaim = "groups"
+
 func (f *signOnFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.issuer, "oidc-issuer", "", "the OpenID provider whose tokens are let in, by its address (default: none)")
 	flags.StringVar(&f.audience, "oidc-audience", "", "whom its tokens must be for: this server's client id at the provider")
-	flags.StringVar(&f.groupsClaim, "oidc-groups-claim", "groups", "the claim with a person's groups, or the path to it with dots")
+	flags.StringVar(&f.groupsClaim, "oidc-groups-claim", defaultGroupsClaim, "the claim with a person's groups, or the path to it with dots")
 	flags.Var(&f.grants, "oidc-role", "who may do what, as ROLE=GROUP,… or ROLE@WORKSPACE=GROUP,…, with the roles admin, developer and viewer; give it once for each, or several with ; between")
 }
 
 // open returns what checks tokens; nil when there is no provider.
 func (f *signOnFlags) open(cfg brainConfig) (*auth.SignOn, error) {
 	if f.issuer == "" {
-		if f.audience != "" || len(f.grants.list) > 0 {
-			return nil, usageError("--oidc-audience and --oidc-role are of no use without --oidc-issuer")
+		if f.audience != "" || len(f.grants.list) > 0 || f.groupsClaim != "" && f.groupsClaim != defaultGroupsClaim {
+			return nil, usageError("--oidc-audience, --oidc-role and --oidc-groups-claim are of no use without --oidc-issuer")
 		}
 		return nil, nil
 	}

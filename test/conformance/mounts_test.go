@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ func TestMounts(t *testing.T) {
 			workers[kind](t, s, dir)
 			t.Run("in and out", func(t *testing.T) { inAndOut(t, s) })
 			t.Run("what cannot be had", func(t *testing.T) { absent(t, s) })
+			t.Run("a repository that has moved", func(t *testing.T) { moved(t, s) })
 		})
 	}
 	t.Run("hearth process", func(t *testing.T) {
@@ -207,5 +210,36 @@ func absent(t *testing.T, s *site) {
 	}
 	if reports != 1 {
 		t.Errorf("it is on record %d times\n%s", reports, c.story())
+	}
+}
+
+// moved has two repositories behind redirects. The token goes to the host it was given
+// for and to no other, though that one asks for it.
+func moved(t *testing.T, s *site) {
+	address, _ := gitServer(t)
+	elsewhere, _ := gitServer(t)
+	there, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rest, ok := strings.CutPrefix(r.URL.Path, "/old"); ok {
+			http.Redirect(w, r, "/project"+rest+"?"+r.URL.RawQuery, http.StatusMovedPermanently)
+		} else if rest, ok := strings.CutPrefix(r.URL.Path, "/away"); ok {
+			http.Redirect(w, r, elsewhere+rest+"?"+r.URL.RawQuery, http.StatusMovedPermanently)
+		} else {
+			httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: there.Host}).ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	at := func(name string) anthropic.BetaSessionNewParamsResourceUnion {
+		return anthropic.BetaSessionNewParamsResourceUnion{OfGitHubRepository: &anthropic.BetaManagedAgentsGitHubRepositoryResourceParams{
+			Type: anthropic.BetaManagedAgentsGitHubRepositoryResourceParamsTypeGitHubRepository, URL: server.URL + "/" + name, AuthorizationToken: gitToken,
+		}}
+	}
+	c := s.startWith(t, "$ cat old/version; ls", at("old"), at("away"))
+	texts, _ := c.results(c.end(1))
+	if !strings.Contains(texts[0], "[/workspace/away is missing: git clone of "+server.URL) || !strings.HasSuffix(strings.TrimSpace(texts[0]), "two\nold") {
+		t.Errorf("it says %q", texts[0])
 	}
 }

@@ -278,3 +278,44 @@ func TestFilesElsewhere(t *testing.T) {
 		t.Errorf("after a kill it says %q\n%s", got, c.story())
 	}
 }
+
+// TestStoreOutOfReach: a worker that cannot fetch what is stored of a session, for want
+// of the key or of the store, does not serve it without its files, nor stores others
+// over them.
+func TestStoreOutOfReach(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, run.Serve(t), "out of reach")
+	f := newFleet(t, s, "--max-idle", maxIdle.String(), "--drain", "2s")
+	worker := f.begin(0)
+	c := s.start(t, "$ said=before; echo kept >f")
+	c.last(1)
+	f.end(worker)
+
+	key := f.key
+	var err error
+	if f.key, err = depot.NewKey(); err != nil {
+		t.Fatal(err)
+	}
+	worker = f.begin(1)
+	c.say("$ echo ${said:-new} $(cat f)")
+	gives := func() {
+		t.Helper()
+		run.Eventually(t, "the worker leaves the session to others", func() bool { return strings.Contains(worker.Log(t), "left a session") })
+		f.end(worker)
+	}
+	gives()
+	f.key = key
+	states := filepath.Join(f.store, "parked")
+	if err := errors.Join(os.Rename(states, states+".away"), os.WriteFile(states, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	worker = f.begin(1)
+	gives()
+	if err := errors.Join(os.Remove(states), os.Rename(states+".away", states)); err != nil {
+		t.Fatal(err)
+	}
+	f.begin(1)
+	if got := c.last(2); got != "before kept" {
+		t.Errorf("it says %q\n%s", got, c.story())
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed package.json
@@ -27,11 +29,21 @@ var project = sync.OnceValues(func() (dir string, err error) {
 	}
 	sum := sha256.Sum256(packageLock)
 	dir = filepath.Join(cache, "hearth-conformance", hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(filepath.Join(dir, "installed")); err == nil {
-		return dir, nil
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
+	}
+	// Tests of several packages run at once, and two installations in one place leave
+	// a broken one.
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(dir, installedFile)); err == nil {
+		return dir, nil
 	}
 	for name, raw := range map[string][]byte{"package.json": packageJSON, "package-lock.json": packageLock} {
 		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
@@ -43,8 +55,11 @@ var project = sync.OnceValues(func() (dir string, err error) {
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
-	return dir, os.WriteFile(filepath.Join(dir, "installed"), nil, 0o644)
+	return dir, os.WriteFile(filepath.Join(dir, installedFile), nil, 0o644)
 })
+
+// installedFile is there once the SDK is.
+const installedFile = "installed-whole"
 
 // TypeScript is the program in a file, in JavaScript, with the official SDK
 // beside it. It has yet to begin.

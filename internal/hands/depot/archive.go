@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +35,12 @@ type inode struct{ dev, ino uint64 }
 func archive(to io.Writer, dir string, base int, names []string) error {
 	w := tar.NewWriter(to)
 	seen := map[inode]string{}
+	var shutAgain []func() error
+	defer func() {
+		for _, again := range slices.Backward(shutAgain) { // what is deeper first
+			_ = again()
+		}
+	}()
 	for _, name := range names {
 		err := filepath.WalkDir(filepath.Join(dir, name), func(path string, _ fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) && path == filepath.Join(dir, name) {
@@ -46,7 +53,17 @@ func archive(to io.Writer, dir string, base int, names []string) error {
 			if err != nil {
 				return err
 			}
-			return add(w, path, rel, base, seen)
+			info, err := os.Lstat(path)
+			if err != nil {
+				return err
+			}
+			if info.IsDir() && shut(info, 0o500) {
+				shutAgain = append(shutAgain, func() error { return os.Chmod(path, info.Mode()) })
+				if err := os.Chmod(path, info.Mode()|0o500); err != nil {
+					return err
+				}
+			}
+			return add(w, path, rel, info, base, seen)
 		})
 		if err != nil {
 			return err
@@ -55,11 +72,14 @@ func archive(to io.Writer, dir string, base int, names []string) error {
 	return w.Close()
 }
 
-func add(w *tar.Writer, path, name string, base int, seen map[inode]string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
+// shut tells whether the worker has to open a file first. Root in the sandbox of an
+// ordinary user's worker may read what is that user's, whatever its mode; the worker,
+// outside, may not.
+func shut(info fs.FileInfo, mode fs.FileMode) bool {
+	return info.Mode()&mode != mode && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
+}
+
+func add(w *tar.Writer, path, name string, info fs.FileInfo, base int, seen map[inode]string) (err error) {
 	if info.Mode()&(fs.ModeSocket|fs.ModeDevice) != 0 {
 		return nil // whoever listened is gone; and there are no devices
 	}
@@ -90,6 +110,12 @@ func add(w *tar.Writer, path, name string, base int, seen map[inode]string) erro
 	}
 	if h.Typeflag != tar.TypeReg || h.Size == 0 {
 		return w.WriteHeader(h)
+	}
+	if shut(info, 0o400) {
+		if err := os.Chmod(path, info.Mode()|0o400); err != nil {
+			return err
+		}
+		defer os.Chmod(path, info.Mode())
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -333,3 +333,53 @@ func TestHoles(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatTheWorkerMayNotRead stores files whose modes keep their owner out too, as root
+// in a sandbox can have them. They are as they were, here and there.
+func TestWhatTheWorkerMayNotRead(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	modes := map[string]fs.FileMode{"work/shut/deep": 0o100, "work/shut/deep/file": 0, "work/shut": 0, "work/written": 0o200}
+	check := func(dir string) {
+		t.Helper()
+		var names []string
+		for name := range modes {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			path := filepath.Join(dir, name)
+			info, err := os.Lstat(path)
+			if err != nil || info.Mode().Perm() != modes[name] {
+				t.Fatalf("%s: %v, %v", name, info, err)
+			}
+			if err := os.Chmod(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if raw, err := os.ReadFile(path); !info.IsDir() && (err != nil || string(raw) != "secret") {
+				t.Errorf("%s holds %q, %v", name, raw, err)
+			}
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(from, "work/shut/deep"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"work/shut/deep/file", "work/written"} {
+		if err := os.WriteFile(filepath.Join(from, name), []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"work/shut/deep/file", "work/shut/deep", "work/shut", "work/written"} {
+		if err := os.Chmod(filepath.Join(from, name), modes[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := open(t, t.TempDir(), newKey(t))
+	if _, err := d.Put(t.Context(), "sesn_1", Parked{Generation: "one"}, from, 0, []string{"work"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Fetch(t.Context(), "sesn_1", "one", to, 0); err != nil {
+		t.Fatal(err)
+	}
+	check(from)
+	check(to)
+}

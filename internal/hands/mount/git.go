@@ -3,7 +3,6 @@ package mount
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -154,6 +153,9 @@ func (g git) run(ctx context.Context, dir string, args ...string) error {
 // reach the outside.
 var passed = []string{"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"}
 
+// tokenVariable holds the token for Git's credential helper.
+const tokenVariable = "HEARTH_REPOSITORY_TOKEN"
+
 // environment is Git's. The token is in it and not among the arguments, which
 // every process of the host could read; and the file with the host's own
 // configuration is left out, whatever it may run or tell.
@@ -172,9 +174,10 @@ func (g git) environment() []string {
 		{"advice.detachedHead", "false"}, {"http.lowSpeedLimit", "1000"}, {"http.lowSpeedTime", "60"},
 	}
 	if g.token != "" {
-		secret := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + g.token))
-		// For this host only, wherever it may lead.
-		settings = append(settings, [2]string{"http." + g.url.Scheme + "://" + g.url.Host + "/.extraHeader", "Authorization: Basic " + secret})
+		// Not as an extra header: Git sends those to whatever host it is led to.
+		env = append(env, tokenVariable+"="+g.token)
+		settings = append(settings, [2]string{"credential." + g.url.Scheme + "://" + g.url.Host + ".helper",
+			`!printf 'username=x-access-token\npassword=%s\n' "$` + tokenVariable + `"; true`})
 	}
 	env = append(env, fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(settings)))
 	for i, s := range settings {

@@ -182,19 +182,19 @@ func (p *Child) Call(ctx context.Context, call hand.Call) (hand.Result, error) {
 	limit := p.Spec.Limits.since(before, p.Bounds.Hits())
 	var full *LimitError
 	switch {
-	case err == nil && limit == "":
-		if likely := p.Spec.Limits.guess(result.Text); likely != "" && call.Tool == "bash" {
-			result.Text += "\n(Perhaps " + (&LimitError{likely}).Error() + ".)"
+	case err == nil && limit == nil:
+		if likely := p.Spec.Limits.guess(result.Text, p.disk.full); likely != nil && call.Tool == "bash" {
+			result.Text += "\n(Perhaps " + likely.Error() + ".)"
 		}
 	case err == nil:
-		result.Text += "\n(" + (&LimitError{limit}).Error() + ".)"
+		result.Text += "\n(" + limit.Error() + ".)"
 		result.IsError = true
 	case ctx.Err() == nil && errors.As(context.Cause(running), &full):
 		return hand.Result{ID: call.ID, IsError: true, Text: "The call was stopped: " + full.Error() + "."}, nil
-	case limit != "":
-		err = errors.Join(&LimitError{limit}, err)
+	case limit != nil:
+		err = errors.Join(limit, err)
 	case p.flooded.Load():
-		err = errors.Join(&LimitError{size(p.Spec.Limits.MemoryBytes/queueShare) + " of memory in sockets"}, err)
+		err = errors.Join(&LimitError{Limit: size(p.Spec.Limits.MemoryBytes/queueShare) + " of memory in sockets"}, err)
 	case p.disk != nil && p.disk.ended():
 		err = errors.Join(p.disk.exceeded(), err)
 	}

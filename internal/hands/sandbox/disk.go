@@ -89,7 +89,13 @@ func (d *disk) judge(used int64) (busy bool) {
 }
 
 func (d *disk) exceeded() error {
-	return &LimitError{size(d.limit) + " of files; remove what is not needed"}
+	return Limits{DiskBytes: d.limit}.files()
+}
+
+// full measures whether there is hardly any room left.
+func (d *disk) full() bool {
+	used, _ := usage(d.dirs, d.pid)
+	return used > d.limit/10*9
 }
 
 // ended tells whether the sandbox was ended for its files.

@@ -29,32 +29,48 @@ type Bounds interface {
 type Hits struct{ Memory, Processes int64 }
 
 // LimitError tells which limit ended a call, or a sandbox.
-type LimitError struct{ Limit string }
-
-func (e *LimitError) Error() string { return "the sandbox reached its limit of " + e.Limit }
-
-// since says what limits have been hit since before, in a sentence for the
-// agent; "" for none.
-func (l Limits) since(before, now Hits) string {
-	switch {
-	case now.Memory > before.Memory:
-		return size(l.MemoryBytes) + " of memory; a process was ended for it"
-	case now.Processes > before.Processes:
-		return fmt.Sprintf("%d processes; more could not be started", l.Processes)
-	}
-	return ""
+type LimitError struct {
+	Limit string
+	Then  string // what came of it, or what to do; may be empty
 }
 
-// guess names the limit that a program which says that has probably reached, "" for
-// none: where the limit is the sandbox's own kernel's, nobody else is told of it.
-func (l Limits) guess(said string) string {
+func (e *LimitError) Error() string {
+	text := "the sandbox reached its limit of " + e.Limit
+	if e.Then != "" {
+		text += "; " + e.Then
+	}
+	return text
+}
+
+// since tells which limit has been hit since before, nil for none.
+func (l Limits) since(before, now Hits) *LimitError {
+	switch {
+	case now.Memory > before.Memory:
+		return &LimitError{size(l.MemoryBytes) + " of memory", "a process was ended for it"}
+	case now.Processes > before.Processes:
+		return &LimitError{fmt.Sprintf("%d processes", l.Processes), "more could not be started"}
+	}
+	return nil
+}
+
+// guess names the limit that a program which says that has probably reached, nil for
+// none: where the limit is the sandbox's own kernel's, nobody else is told of it. Full
+// tells whether the files take about as much as they may: it may be the host's disk.
+func (l Limits) guess(said string, full func() bool) *LimitError {
 	switch {
 	case l.Processes > 0 && (strings.Contains(said, "Resource temporarily unavailable") || strings.Contains(said, "Cannot fork")): // EAGAIN, and dash
-		return fmt.Sprintf("%d processes", l.Processes)
+		return &LimitError{Limit: fmt.Sprintf("%d processes", l.Processes)}
 	case l.OpenFiles > 0 && strings.Contains(said, "Too many open files"): // EMFILE
-		return fmt.Sprintf("%d open files for each process", l.OpenFiles)
+		return &LimitError{Limit: fmt.Sprintf("%d open files for each process", l.OpenFiles)}
+	case l.DiskBytes > 0 && strings.Contains(said, "No space left on device") && full(): // ENOSPC, of gVisor's scratch
+		return l.files()
 	}
-	return ""
+	return nil
+}
+
+// files is the limit of files, reached.
+func (l Limits) files() *LimitError {
+	return &LimitError{size(l.DiskBytes) + " of files", "remove what is not needed"}
 }
 
 // size prints bytes as people do.

@@ -84,12 +84,31 @@ const (
 // openBelow opens a directory by its path from base. It follows no link on the way,
 // but where the kernel cannot be asked for that: what is then counted may be
 // elsewhere, which harms nobody but who made the link.
-func openBelow(base int, rel string) (int, error) {
-	fd, err := unix.Openat2(base, rel, &unix.OpenHow{Flags: openDir, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+func openBelow(base int, rel string, how int) (int, error) {
+	fd, err := unix.Openat2(base, rel, &unix.OpenHow{Flags: uint64(how), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return unix.Openat(base, rel, openDir, 0)
+		return unix.Openat(base, rel, how, 0)
 	}
 	return fd, err
+}
+
+// openShut opens a directory whose mode keeps the worker out, and leaves it open to its
+// owner. Root in the sandbox of an ordinary user's worker writes there whatever the
+// mode; outside, that user has to follow it.
+func openShut(base int, rel string) (int, error) {
+	at, err := openBelow(base, rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	var stat unix.Stat_t
+	if err := unix.Fstat(at, &stat); err != nil {
+		return -1, err
+	}
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", at), stat.Mode&0o7777|0o500); err != nil {
+		return -1, err
+	}
+	return unix.Openat(at, ".", openDir, 0)
 }
 
 // directory counts what is below a directory, by its path from base.
@@ -98,7 +117,12 @@ func (t *tally) directory(base int, rel string, depth int) {
 		t.cut = true
 		return
 	}
-	fd, err := openBelow(base, rel)
+	fd, err := openBelow(base, rel, openDir)
+	if errors.Is(err, unix.EACCES) {
+		if fd, err = openShut(base, rel); err != nil && !errors.Is(err, unix.ENOENT) {
+			t.cut = true
+		}
+	}
 	if err != nil {
 		return
 	}
@@ -111,7 +135,7 @@ func (t *tally) directory(base int, rel string, depth int) {
 			t.directory(base, next, depth+1)
 			continue
 		}
-		if deeper, err := openBelow(base, next); err == nil {
+		if deeper, err := openBelow(base, next, openDir); err == nil {
 			t.directory(deeper, ".", depth+1)
 			unix.Close(deeper)
 		}

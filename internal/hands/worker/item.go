@@ -118,8 +118,9 @@ func (a *activation) run(ctx context.Context, earlier []*activation) (err error)
 		return err
 	}
 	defer a.place.close()
-	if err := a.arrive(ctx); err != nil && ctx.Err() == nil {
-		a.log.Warn("could not fetch what other workers have of a session; going on with what is here", "error", err)
+	if err := a.arrive(ctx); err != nil {
+		// What is here may be older, or nothing, and would replace what is in the store.
+		return fmt.Errorf("fetch what other workers have stored of the session: %w", err)
 	}
 	goesOn := false // the session does, for all that is known
 	box, session, err := a.prepare(ctx)

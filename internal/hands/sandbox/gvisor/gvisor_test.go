@@ -104,7 +104,8 @@ func TestIsolation(t *testing.T) { sandboxtest.ExerciseIsolation(t, newEngine) }
 // ordinary is what of the suites depends most on whose the sandboxes are. A full
 // second round would cost half a minute every day.
 const ordinary = "^TestIsolation$/^(namespaces|processes|host_files_hidden|host_files_not_written|network|privileges|the_host's_users)$" +
-	"|^TestEngine$/^(bash|destroy|identity|owner_killed|workdir|write)$|^TestParking$/^everything"
+	"|^TestEngine$/^(bash|destroy|identity|owner_killed|workdir|write)$|^TestParking$/^everything" +
+	"|^TestLimits$/^disk_behind_a_mode$"
 
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,7 @@ func Groups() *cgroup.Tree {
 // ExerciseLimits runs what an engine must do about limits that the host lets it
 // enforce: say in words that one was reached, and harm nobody else.
 func ExerciseLimits(t *testing.T, newEngine Maker, groups *cgroup.Tree) {
-	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"disk in the depth", testDiskLimitInDepth}, {"scratch", testScratchLimit}}
+	scenarios := []scenario{{"disk", testDiskLimit}, {"disk in the background", testDiskLimitInBackground}, {"disk in the depth", testDiskLimitInDepth}, {"disk behind a mode", testDiskLimitBehindAMode}, {"scratch", testScratchLimit}}
 	lacks := groups.Lacks()
 	for limit, s := range map[string]scenario{
 		"memory": {"memory", testMemoryLimit}, "CPU": {"CPU", testCPULimit}, "processes": {"processes", testProcessesLimit},
@@ -49,7 +49,7 @@ func (b *box) reached(limit, command string) (alive bool) {
 	var full *sandbox.LimitError
 	switch {
 	case errors.As(err, &full):
-		if !strings.Contains(full.Limit, limit) {
+		if full.Limit != limit {
 			b.t.Errorf("it ended for its limit of %s, want %s", full.Limit, limit)
 		}
 		return false
@@ -150,14 +150,25 @@ func testDiskLimitInDepth(t *testing.T, newEngine Maker) {
 	b.reached("20 MiB of files", "deeper=$(printf 'a/%.0s' {1..1000}); for i in 1 2 3; do mkdir -p $deeper && cd $deeper; done; sleep 30")
 }
 
+// testDiskLimitBehindAMode writes where the worker, as an ordinary user, may not look.
+func testDiskLimitBehindAMode(t *testing.T, newEngine Maker) {
+	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{DiskBytes: 20 << 20}})
+	if b.Workdir() != sandbox.GuestWorkdir {
+		t.Skip("its mode keeps the session out too: it has the worker's rights and no more")
+	}
+	equal(t, "while there is room", b.bash("mkdir -p shut/deep && cd shut/deep && chmod 000 . .. && sleep 1; echo fine"), "fine")
+	b.reached("20 MiB of files", "chmod 000 . ..; head -c 60M /dev/zero >big; sleep 30")
+	b.bash("rm -r /workspace/shut") // which the test's cleaning could not do
+}
+
 func testScratchLimit(t *testing.T, newEngine Maker) {
 	b := newBoxOf(t, newEngine, sandbox.Spec{Limits: sandbox.Limits{DiskBytes: 20 << 20}})
 	if b.Workdir() != sandbox.GuestWorkdir {
 		t.Skip("there is no scratch: the sandbox has the host's files")
 	}
 	result := b.do(toolCall("bash", input{"command": "head -c 60M /dev/zero >/tmp/big; sleep 2"}))
-	if !result.IsError && !strings.Contains(result.Text, "No space left") {
-		t.Errorf("60 MiB were written to a scratch of 20: %.300q", result.Text)
+	if !strings.Contains(result.Text, "its limit of 20 MiB of files") {
+		t.Errorf("60 MiB were written to a scratch of 20, or nobody says why they were not: %.300q", result.Text)
 	}
 	equal(t, "afterwards", b.bash("rm /tmp/big; echo fine"), "fine")
 }
