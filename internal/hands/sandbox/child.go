@@ -119,7 +119,7 @@ func (l Launch) Run(ctx context.Context) (*Child, error) {
 		return nil, err
 	}
 	if len(dirs) > 0 {
-		p.disk = &disk{limit: l.Spec.Limits.DiskBytes, dirs: dirs, pid: p.pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill}
+		p.disk = &disk{limit: l.Spec.Limits.DiskBytes, dirs: dirs, pid: p.pid, calls: map[*context.CancelCauseFunc]int64{}, kill: p.Process.Kill, over: make(chan struct{}, 1)}
 		go p.disk.watch(p.hand.Done())
 	}
 	if l.Shared && l.Spec.Limits.MemoryBytes > 0 {

@@ -11,8 +11,9 @@ import (
 type disk struct {
 	limit int64
 	dirs  []*os.File
-	pid   int    // of the sandbox's first process
-	kill  func() // ends the sandbox
+	pid   int           // of the sandbox's first process
+	kill  func()        // ends the sandbox
+	over  chan struct{} // a call begins although there is too much already
 
 	mu      sync.Mutex
 	calls   map[*context.CancelCauseFunc]int64 // in flight, and what there was when each began, or unknown; guarded by mu
@@ -25,9 +26,11 @@ type disk struct {
 const unknown = -1
 
 // How often files are measured: often while a call runs or they grow, else
-// rarely; and only as often as measuring takes a small part of the time, unless
-// what is written would go unseen for too long.
+// rarely, and most often when a call runs although there is too much already, or
+// each could write for a while; and only as often as measuring takes a small part of
+// the time, unless what is written would go unseen for too long.
 const (
+	measureOver = 20 * time.Millisecond
 	measureBusy = 200 * time.Millisecond
 	measureIdle = 3 * time.Second
 	longest     = 10 * time.Second // while calls run or files grow
@@ -45,6 +48,7 @@ func (d *disk) watch(done <-chan struct{}) {
 		select {
 		case <-done:
 			return
+		case <-d.over:
 		case <-time.After(pause):
 		}
 		began := time.Now()
@@ -54,9 +58,12 @@ func (d *disk) watch(done <-chan struct{}) {
 			uncounted++
 			used = max(used, d.limit) + uncounted
 		}
-		if d.judge(used) {
+		switch busy := d.judge(used); {
+		case busy && used > d.limit:
+			pause = min(max(measureOver, shareBusy*took), longest)
+		case busy:
 			pause = min(max(measureBusy, shareBusy*took), longest)
-		} else {
+		default:
 			pause = min(max(measureIdle, shareIdle*took), unseen)
 		}
 	}
@@ -113,6 +120,10 @@ func (d *disk) during(ctx context.Context) (_ context.Context, release func()) {
 	before := d.last
 	if before > d.limit {
 		before = unknown
+		select {
+		case d.over <- struct{}{}:
+		default:
+		}
 	}
 	d.calls[&cancel] = before
 	return ctx, func() {
