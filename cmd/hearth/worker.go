@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -154,7 +155,11 @@ func newWorkerRun() *cobra.Command {
 				return err
 			}
 			defer w.Close()
-			return w.RunOne(cmd.Context(), item)
+			err = w.RunOne(cmd.Context(), item)
+			if errors.Is(err, worker.ErrNoCredential) {
+				return usageError("%w", err)
+			}
+			return err
 		},
 	}
 	flags.register(cmd.Flags())

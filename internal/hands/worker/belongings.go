@@ -104,21 +104,23 @@ func (b *belongings) tellAll(ctx context.Context) func(failures []mount.Failure,
 	}
 }
 
-// tell puts a failure on record, once, and lets the model know.
+// tell puts a failure on record, once, and lets the model know. Where things are on
+// the worker's host is neither the server's nor the model's to know.
 func (b *belongings) tell(ctx context.Context, f mount.Failure) {
 	what := fmt.Sprint(f.Path, f.Lapsed) // whatever the words of the answer are this time
+	message := strings.NewReplacer(b.place.work, sandbox.GuestWorkdir, b.place.mnt, sandbox.GuestMnt, b.place.dir, "(the worker's)").Replace(f.Error())
 	b.mu.Lock()
 	before := b.told[what]
 	b.told[what] = true
 	if !before {
-		b.said = append(b.said, f.Error())
+		b.said = append(b.said, message)
 	}
 	b.mu.Unlock()
 	if before {
 		return
 	}
 	b.log.Warn("could not mount a resource", "resource", f.ResourceID, "path", f.Path, "error", f.Err)
-	b.report(ctx, f.Error())
+	b.report(ctx, message)
 }
 
 // maxReport is how long a report may be, in bytes.

@@ -372,10 +372,14 @@ func ItemFromEnvironment(getenv func(string) string) (Item, error) {
 	return item, nil
 }
 
-// RunOne serves one claimed item and returns when it is done with.
+// ErrNoCredential says that an item can be asked for with nothing.
+var ErrNoCredential = errors.New("ANTHROPIC_WORK_SECRET holds no usable secret of the item, and there is no environment key in ANTHROPIC_ENVIRONMENT_KEY")
+
+// RunOne serves one claimed item and returns when it is done with, or
+// ErrNoCredential.
 func (w *Worker) RunOne(ctx context.Context, item Item) error {
 	if credential, _ := w.token(item); credential == "" {
-		return errors.New("worker: the item has no usable secret, and there is no environment key")
+		return ErrNoCredential
 	}
 	if err := w.moveIn(); err != nil {
 		return err
