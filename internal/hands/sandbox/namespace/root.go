@@ -153,10 +153,7 @@ func (r root) mountImage() error {
 	if err != nil {
 		return fmt.Errorf("mount the image: %w", err)
 	}
-	if err := hostroot.Overlay(r.Mount, r.upper(""), r.work(""), r.lower()); err != nil {
-		return err
-	}
-	return hostroot.Mount("tmpfs", filepath.Join(r.Mount, "dev"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m")
+	return hostroot.Overlay(r.Mount, r.upper(""), r.work(""), r.lower())
 }
 
 // mountOwn puts in place what the sandbox has of its own.
@@ -196,19 +193,27 @@ func mkdir(name string) error {
 // devices are those of the host's that a sandbox may use.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
+// mountDevices makes /dev. Only root can make devices; without, they are the host's own,
+// whose locks are, too.
 func (r root) mountDevices() error {
 	dev := filepath.Join(r.Mount, "dev")
-	for _, dir := range []string{"", "pts", "shm"} {
-		if err := mkdir(filepath.Join(dev, dir)); err != nil {
+	if err := mkdir(dev); err != nil {
+		return err
+	}
+	flags, device := uintptr(unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV), showDevice
+	if r.Users.Many() {
+		flags, device = unix.MS_NOSUID|unix.MS_NOEXEC, makeDevice
+	}
+	if err := hostroot.Mount("tmpfs", dev, "tmpfs", flags, "mode=0755,size=1m"); err != nil {
+		return err
+	}
+	for _, dir := range []string{"pts", "shm"} {
+		if err := os.Mkdir(filepath.Join(dev, dir), 0o755); err != nil {
 			return err
 		}
 	}
 	for _, name := range devices {
-		target := filepath.Join(dev, name)
-		if err := os.WriteFile(target, nil, 0o666); err != nil {
-			return err
-		}
-		if err := hostroot.Mount("/dev/"+name, target, "", unix.MS_BIND, ""); err != nil {
+		if err := device("/dev/"+name, filepath.Join(dev, name)); err != nil {
 			return err
 		}
 	}
@@ -218,6 +223,26 @@ func (r root) mountDevices() error {
 		}
 	}
 	return nil
+}
+
+// makeDevice makes one like that of the host.
+func makeDevice(host, target string) error {
+	var info unix.Stat_t
+	if err := unix.Stat(host, &info); err != nil {
+		return fmt.Errorf("look at %s: %w", host, err)
+	}
+	if err := unix.Mknod(target, unix.S_IFCHR|0o666, int(info.Rdev)); err != nil {
+		return fmt.Errorf("make a device like %s: %w", host, err)
+	}
+	return os.Chmod(target, 0o666) // whatever the umask
+}
+
+// showDevice shows that of the host.
+func showDevice(host, target string) error {
+	if err := os.WriteFile(target, nil, 0o666); err != nil {
+		return err
+	}
+	return hostroot.Mount(host, target, "", unix.MS_BIND, "")
 }
 
 // mountKernel shows the host's /proc, which the sandbox needs to be allowed its

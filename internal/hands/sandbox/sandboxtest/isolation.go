@@ -333,6 +333,12 @@ func testDevices(t *testing.T, newEngine Maker) {
 		b.bad("bash", input{"command": "(exec 3</dev/" + name + ") || exit 1"})
 	}
 	equal(t, "block devices", b.bash("find /dev -type b | wc -l"), "0")
+	if b.engine.Name() != "namespace" || os.Getuid() != 0 {
+		return // they are others' to make, and none but root can
+	}
+	lock := "for d in null zero full random urandom; do flock -n /dev/$d true && echo $d; done"
+	b.bash("for d in null zero full random urandom; do flock -n /dev/$d sleep 60 >/tmp/out 2>&1 & done; sleep 0.2")
+	equal(t, "locks of the neighbour's devices", newBox(t, newEngine).bash(lock), "null\nzero\nfull\nrandom\nurandom")
 }
 
 func testKernelInterfaces(t *testing.T, newEngine Maker) {

@@ -76,7 +76,7 @@ func (e parkerOnImage) Restore(ctx context.Context, spec sandbox.Spec, dir strin
 
 // programs are what the suite's commands need.
 var programs = []string{
-	"awk", "bash", "sh", "cat", "cmp", "mktemp", "tar", "xargs", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod",
+	"awk", "bash", "sh", "cat", "cmp", "mktemp", "tar", "xargs", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "flock", "grep", "head", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod",
 	"mount", "mv", "nproc", "printf", "ps", "readlink", "rm", "sed", "seq", "setsid", "sha256sum", "sleep", "sort", "stat", "tail", "tee", "timeout", "touch", "tr", "true", "umount", "uname", "wc", "yes",
 }
 
