@@ -195,7 +195,7 @@ func (d Door) Start(cmd *exec.Cmd, before func() error) error {
 	if d.Version != 1 && before == nil {
 		return cmd.Start()
 	}
-	return onThread(func() error {
+	return OnThread(func() error {
 		if d.Version == 1 {
 			if err := d.enter(); err != nil {
 				return err
@@ -220,15 +220,15 @@ func (d Door) enter() error {
 	return nil
 }
 
-// onThread runs fn on a thread that ends with it.
-func onThread(fn func() error) error {
+// OnThread runs fn on a thread that ends with it.
+func OnThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The first thread cannot end before the process does. While it is locked
 			// to this, another one does it.
-			done <- onThread(fn)
+			done <- OnThread(fn)
 			runtime.UnlockOSThread()
 			return
 		}

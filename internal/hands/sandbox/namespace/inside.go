@@ -24,7 +24,7 @@ import (
 type instructions struct {
 	ID   string
 	Root root
-	// Prepared says that the root has been made and entered already.
+	// Prepared says that the root has been made and entered already, and the network.
 	Prepared  bool
 	Env       map[string]string
 	Processes int // 0 for the default
@@ -57,7 +57,7 @@ func serve() error {
 	}
 	orders.Close()
 	if !in.Prepared {
-		if err := in.Root.pivot(); err != nil {
+		if err := errors.Join(in.Root.pivot(), loopbackUp()); err != nil {
 			return err
 		}
 	}
@@ -70,7 +70,6 @@ func serve() error {
 		{"bound what the kernel counts by user", func() error { return errors.Join(boundUser(in.Root.Users.Many()), lowerLimits(ofOne)) }},
 		{"mount the kernel's files", mountInside},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
-		{"bring up the loopback", loopbackUp},
 		{"set limits", func() error { return hand.LimitFiles(uint64(cmp.Or(in.OpenFiles, defaultOpenFiles))) }},
 		{"go to the working directory", func() error { return unix.Chdir(sandbox.GuestWorkdir) }},
 		{"prepare to start the shell", func() (err error) { launch, err = newLauncher(); return err }},
@@ -203,21 +202,6 @@ func mountInside() error {
 		}
 	}
 	return nil
-}
-
-// loopbackUp switches on the one network interface there is.
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
 
 // The limits of a sandbox that is given none.

@@ -150,11 +150,15 @@ func launchAll() {
 	if err == nil {
 		err = lowerLimits(ofAll)
 	}
+	var networks <-chan network
+	if os.Getuid() == 0 {
+		networks = makeNetworks()
+	}
 	for err == nil {
 		var raw []byte
 		var files []*os.File
 		if raw, files, err = receive(line, launchFiles); err == nil {
-			go answer(raw, files)
+			go answer(raw, files, networks)
 		}
 	}
 	if !errors.Is(err, io.EOF) {
@@ -164,8 +168,8 @@ func launchAll() {
 }
 
 // answer starts a process, says so, and waits for its end.
-func answer(raw []byte, files []*os.File) {
-	cmd, handle, err := startFirst(raw, files[1:])
+func answer(raw []byte, files []*os.File, networks <-chan network) {
+	cmd, handle, err := startFirst(raw, files[1:], networks)
 	said := launched{}
 	if err != nil {
 		said.Err = err.Error()
@@ -190,7 +194,7 @@ func answer(raw []byte, files []*os.File) {
 	}
 }
 
-func startFirst(raw []byte, files []*os.File) (*exec.Cmd, *os.File, error) {
+func startFirst(raw []byte, files []*os.File, networks <-chan network) (*exec.Cmd, *os.File, error) {
 	var l launch
 	if err := json.Unmarshal(raw, &l); err != nil {
 		return nil, nil, err
@@ -201,12 +205,16 @@ func startFirst(raw []byte, files []*os.File) (*exec.Cmd, *os.File, error) {
 		Stdin: files[0], Stdout: files[1], Stderr: files[2], ExtraFiles: files[3:], SysProcAttr: attributes(l.Root.Users),
 	}
 	cmd.SysProcAttr.PidFD = &handle
-	var before func() error // the child makes its root itself
+	var before func() error // the child makes its root and network itself
 	if l.Root.Users.Many() {
 		// Only root can reach every directory and lay out the mounts; the child is
 		// no longer root. So the root is made here, on a thread in a mount
 		// namespace of its own, from which the child inherits it.
+		cmd.SysProcAttr.Cloneflags &^= unix.CLONE_NEWNET
 		before = func() error {
+			if err := (<-networks).enter(); err != nil {
+				return err
+			}
 			if err := l.Root.enter(); err != nil {
 				return err
 			}
