@@ -58,8 +58,8 @@ func (d *disk) watch(done <-chan struct{}) {
 			uncounted++
 			used = max(used, d.limit) + uncounted
 		}
-		switch busy := d.judge(used); {
-		case busy && used > d.limit:
+		switch running, busy := d.judge(used); {
+		case running && used > d.limit:
 			pause = min(max(measureOver, shareBusy*took), longest)
 		case busy:
 			pause = min(max(measureBusy, shareBusy*took), longest)
@@ -73,8 +73,8 @@ func (d *disk) watch(done <-chan struct{}) {
 // or else, for it must be something in the background, the sandbox. What is
 // beyond the limit and does not grow is left alone, so that it can be removed;
 // and so is what a call that has ended may have written last. It tells whether
-// calls run or the files grow.
-func (d *disk) judge(used int64) (busy bool) {
+// calls run, and whether they do or the files grow.
+func (d *disk) judge(used int64) (running, busy bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for cancel, before := range d.calls {
@@ -92,7 +92,7 @@ func (d *disk) judge(used int64) (busy bool) {
 	}
 	grown := used > d.last
 	d.last, d.settled = used, true
-	return grown || len(d.calls) > 0
+	return len(d.calls) > 0, grown || len(d.calls) > 0
 }
 
 func (d *disk) exceeded() error {
