@@ -61,8 +61,9 @@ const (
 // may have started by then has no orders, and ends when it is to get none.
 var errLauncherGone = errors.New("the launcher was killed")
 
-// start has a process started, and returns what stands for it.
-func (l *launcher) start(what launch, files ...*os.File) (pid int, handle *os.File, err error) {
+// start has a process started, and returns what stands for it. One that is started
+// after ctx has ended is without orders, and ends.
+func (l *launcher) start(ctx context.Context, what launch, files ...*os.File) (pid int, handle *os.File, err error) {
 	raw, err := json.Marshal(what)
 	if err != nil {
 		return 0, nil, err
@@ -77,7 +78,11 @@ func (l *launcher) start(what launch, files ...*os.File) (pid int, handle *os.Fi
 	if err != nil {
 		return 0, nil, fmt.Errorf("reach the launcher: %w", err)
 	}
+	defer context.AfterFunc(ctx, func() { ours.Close() })()
 	raw, got, err := receive(ours, 1)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	if errors.Is(err, io.EOF) {
 		return 0, nil, errLauncherGone
 	}
@@ -260,7 +265,7 @@ type process struct {
 }
 
 // Start implements sandbox.Process.
-func (p *process) Start(_ context.Context, notes io.Writer) (pid int, stdin io.WriteCloser, stdout io.Reader, err error) {
+func (p *process) Start(ctx context.Context, notes io.Writer) (pid int, stdin io.WriteCloser, stdout io.Reader, err error) {
 	var ends [6]*os.File // of three pipes: to read, to write
 	for i := 0; i < len(ends); i += 2 {
 		r, w, err := os.Pipe()
@@ -270,7 +275,7 @@ func (p *process) Start(_ context.Context, notes io.Writer) (pid int, stdin io.W
 		}
 		ends[i], ends[i+1] = r, w
 	}
-	pid, p.handle, err = p.launcher.start(p.launch, ends[0], ends[3], ends[5], p.orders)
+	pid, p.handle, err = p.launcher.start(ctx, p.launch, ends[0], ends[3], ends[5], p.orders)
 	if err != nil {
 		closeAll(ends[:])
 		return 0, nil, nil, err

@@ -1,6 +1,9 @@
 package namespace_test
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"hearth/internal/hands/sandbox"
 	"hearth/internal/hands/sandbox/namespace"
@@ -43,30 +47,58 @@ func TestAsOrdinaryUser(t *testing.T) {
 
 func BenchmarkEngine(b *testing.B) { sandboxtest.Benchmark(b, newEngine) }
 
+// launcher finds the process that starts sandboxes.
+func launcher(t *testing.T) int {
+	t.Helper()
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []int
+	for _, list := range lists {
+		children, _ := os.ReadFile(list) // empty where the thread has ended
+		for _, pid := range strings.Fields(string(children)) {
+			if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.HasPrefix(string(line), "hearth-launcher") {
+				n, _ := strconv.Atoi(pid) // the kernel writes numbers
+				found = append(found, n)
+			}
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("there are %d launchers", len(found))
+	}
+	return found[0]
+}
+
+func signal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestLauncherKilled kills the process that starts sandboxes: those it has started
 // go on, and new ones can be made.
 func TestLauncherKilled(t *testing.T) {
+	sandboxtest.Outlives(t, newEngine, func() { signal(t, launcher(t), syscall.SIGKILL) })
+}
+
+// TestLauncherHangs: nobody waits for a launcher longer than they want to, and what it
+// was told to start is not left behind.
+func TestLauncherHangs(t *testing.T) {
 	sandboxtest.Outlives(t, newEngine, func() {
-		lists, err := filepath.Glob("/proc/self/task/*/children")
-		if err != nil {
-			t.Fatal(err)
+		state := t.TempDir()
+		pid := launcher(t)
+		signal(t, pid, syscall.SIGSTOP)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := newEngine(state).Create(ctx, sandbox.Spec{ID: strings.ToLower(rand.Text()), Workdir: filepath.Join(state, "work")})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a launcher that hangs makes sandboxes with %v", err)
 		}
-		killed := 0
-		for _, list := range lists {
-			children, _ := os.ReadFile(list) // empty where the thread has ended
-			for _, pid := range strings.Fields(string(children)) {
-				if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); !strings.HasPrefix(string(line), "hearth-launcher") {
-					continue
-				}
-				n, _ := strconv.Atoi(pid) // the kernel writes numbers
-				if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-				killed++
-			}
-		}
-		if killed != 1 {
-			t.Fatalf("%d launchers killed", killed)
+		signal(t, pid, syscall.SIGCONT)
+		if left, err := newEngine(state).List(t.Context()); err != nil || len(left) != 0 {
+			t.Errorf("left: %v, %v", left, err)
 		}
 	})
 }
