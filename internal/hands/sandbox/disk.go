@@ -35,6 +35,7 @@ const (
 	measureIdle = 3 * time.Second
 	longest     = 10 * time.Second // while calls run or files grow
 	unseen      = time.Minute      // else
+	shareOver   = 2
 	shareBusy   = 10
 	shareIdle   = 100
 )
@@ -60,7 +61,7 @@ func (d *disk) watch(done <-chan struct{}) {
 		}
 		switch running, busy := d.judge(used); {
 		case running && used > d.limit:
-			pause = min(max(measureOver, shareBusy*took), longest)
+			pause = min(max(measureOver, shareOver*took), longest)
 		case busy:
 			pause = min(max(measureBusy, shareBusy*took), longest)
 		default:
