@@ -194,7 +194,7 @@ func (b *brain) assemble(ctx context.Context, alone bool) (err error) {
 	}
 	b.queue, err = queue.New(ctx, queue.Config{
 		DB: b.db, LeaseTTL: b.cfg.leaseTTL, SigningKey: signingKey,
-		Sessions: b.sessions,
+		Sessions: b.sessions, Log: b.cfg.log,
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"hearth/api"
 )
 
@@ -30,14 +32,11 @@ func newTimeline(w io.Writer) *timeline {
 	return &timeline{w: w, colour: isTerminal(w) && os.Getenv("NO_COLOR") == "", pending: map[string]openSpan{}, threads: map[string]string{}}
 }
 
-// isTerminal tells whether w is a character device, so probably a person.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+// isTerminal tells whether v is a terminal, so probably a person. /dev/null, which
+// schedulers put in the place of one, is a character device too, and is none.
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 const (

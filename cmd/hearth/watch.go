@@ -103,8 +103,7 @@ func (t *turn) verdict() error {
 
 // atTerminal tells whether there is a person to ask.
 func (w watcher) atTerminal() bool {
-	stdin, ok := w.in.(*os.File)
-	return ok && !w.json && isTerminal(stdin)
+	return !w.json && isTerminal(w.in)
 }
 
 // confirm asks for each waiting call and sends the answers.

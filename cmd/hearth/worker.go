@@ -221,7 +221,7 @@ func (h *handsConfig) register(flags *pflag.FlagSet) {
 	h.image.register(flags)
 	flags.IntVar(&h.maxSessions, "max-sessions", 8, "how many sessions to serve at once")
 	flags.IntVar(&h.pool, "pool", 2, "how many sandboxes to keep started ahead of their sessions; the process engine keeps none")
-	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended")
+	flags.DurationVar(&h.maxIdle, "max-idle", time.Minute, "how long to stay with a session whose turn has ended, if no other waits for its place")
 	flags.DurationVar(&h.callTimeout, "call-timeout", 2*time.Minute, "how long one tool call may take")
 	h.limitFlags.register(flags)
 	h.parkQuota = 10 << 30

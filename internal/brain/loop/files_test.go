@@ -66,6 +66,7 @@ func TestFilesShown(t *testing.T) {
 			"that is no picture":    {show(block("image", csv)), "image/png"},
 			"that is no document":   {show(block("document", program)), "application/pdf"},
 			"that is a picture":     {show(block("document", png)), "application/pdf"},
+			"that is empty":         {show(block("document", upload(ours, "text/plain", nil))), "is empty"},
 			"that is too large":     {show(block("document", large)), "at most"},
 			"after one that is ok":  {show(block("image", png), block("image", foreign)), "content[1].source.file_id: "},
 			"in a system's message": {map[string]any{"type": "system.message", "content": []map[string]any{block("image", png)}}, "text"},

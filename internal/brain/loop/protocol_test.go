@@ -78,6 +78,64 @@ func TestFailedCallWithAnImage(t *testing.T) {
 	})
 }
 
+// TestBlocksThatNoModelTakes: a block is in every request from then on, so one that
+// the model refuses would be the end of the session.
+func TestBlocksThatNoModelTakes(t *testing.T) {
+	each(t, func(b *brain) {
+		b.model.Respond(func(*fakemodel.Request) fakemodel.Turn { return fakemodel.Say("Yes?") })
+		b.run()
+		c := b.talk()
+		for name, block := range map[string]string{
+			"image/bmp":          `{"type":"image","source":{"type":"base64","media_type":"image/bmp","data":"QUJD"}}`,
+			"no base64":          `{"type":"image","source":{"type":"base64","media_type":"image/png","data":"data:image/png;base64,QUJD"}}`,
+			"an image as text":   `{"type":"image","source":{"type":"text","media_type":"text/plain","data":"x"}}`,
+			"over http":          `{"type":"image","source":{"type":"url","url":"http://pictures.example/a.png"}}`,
+			"a picture as PDF":   `{"type":"document","source":{"type":"base64","media_type":"image/png","data":"QUJD"}}`,
+			"HTML":               `{"type":"document","source":{"type":"text","media_type":"text/html","data":"x"}}`,
+			"a title of numbers": `{"type":"document","title":7,"source":{"type":"text","media_type":"text/plain","data":"x"}}`,
+			"fields of others":   `{"type":"text","text":"hello","title":"x","source":{"type":"url"},"context":"y"}`,
+			"more in the source": `{"type":"document","context":null,"source":{"type":"text","media_type":"text/plain","data":"x","url":"y"}}`,
+		} {
+			if _, err := c.trySend(map[string]any{"type": "user.message", "content": []json.RawMessage{json.RawMessage(block)}}); err != nil {
+				if !strings.Contains(err.Error(), "events[0].content[0].") {
+					b.t.Errorf("%s: %v", name, err)
+				}
+				continue // refusing it is as good
+			}
+			if c.wantStop(api.StopEndTurn); b.t.Failed() {
+				b.t.Fatalf("%s was taken, and the model refused it", name)
+			}
+		}
+	})
+}
+
+// TestResultsThatNoModelTakes: the same of the results of searches.
+func TestResultsThatNoModelTakes(t *testing.T) {
+	each(t, func(b *brain) {
+		b.model.Play(fakemodel.Call("ask", map[string]any{}), fakemodel.Say("Done."))
+		b.run()
+		c := b.talk(api.Tool{Type: api.ToolTypeCustom, Name: "ask", Description: "asks", InputSchema: json.RawMessage(`{"type":"object"}`)})
+		c.send(message("go"))
+		call := c.wantStop(api.StopRequiresAction).EventIDs[0]
+		answer := func(block string) map[string]any {
+			return map[string]any{"type": "user.custom_tool_result", "custom_tool_use_id": call, "content": []json.RawMessage{json.RawMessage(block)}}
+		}
+		for _, block := range []string{
+			`{"type":"search_result"}`,
+			`{"type":"search_result","source":"s","title":null,"content":[{"type":"text","text":"x"}]}`,
+			`{"type":"search_result","source":"s","title":"t","content":[]}`,
+			`{"type":"search_result","source":"s","title":"t","content":[{"type":"image","text":"x"}]}`,
+			`{"type":"search_result","source":{"type":"url"},"title":"t","content":[{"type":"text","text":"x"}]}`,
+		} {
+			if _, err := c.trySend(answer(block)); err == nil || !strings.Contains(err.Error(), "events[0].content[0].") {
+				b.t.Errorf("%s: %v", block, err)
+			}
+		}
+		c.send(answer(`{"type":"search_result","source":"s","title":"t","content":[{"type":"text","text":"x"}],"citations":{"enabled":false}}`))
+		c.wantStop(api.StopEndTurn)
+	})
+}
+
 func TestBlankMessage(t *testing.T) {
 	each(t, func(b *brain) {
 		b.model.Respond(func(*fakemodel.Request) fakemodel.Turn { return fakemodel.Say("Yes?") })

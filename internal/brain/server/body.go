@@ -21,6 +21,15 @@ import (
 // inside pages and requests to models, whose readers have bounds of their own.
 const maxDepth = 200
 
+// plain refuses bodies that are compressed, which nothing here unpacks.
+func (r *request) plain() error {
+	encoding := r.Header.Get("Content-Encoding")
+	if encoding == "" || strings.EqualFold(encoding, "identity") {
+		return nil
+	}
+	return &api.Error{Status: http.StatusUnsupportedMediaType, Type: api.ErrInvalidRequest, Message: fmt.Sprintf("the body must be sent as it is, not with the content encoding %.40q", encoding)}
+}
+
 // decode reads the body into v. No body at all is an empty object.
 func (r *request) decode(v any) error {
 	raw, err := io.ReadAll(r.Body)

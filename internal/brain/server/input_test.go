@@ -254,6 +254,19 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	})
 }
 
+// TestCompressedBodies: a body that is packed is refused as what it is, not as no JSON.
+func TestCompressedBodies(t *testing.T) {
+	each(t, func(t *testing.T, b *brain) {
+		for encoding, want := range map[string]int{"gzip": 415, "br": 415, "identity": 200} {
+			r := b.request(t.Context(), b.key, "POST", "/v1/agents", object{"name": "packed", "model": "m"})
+			r.Header.Set("Content-Encoding", encoding)
+			if a := b.send(r); a.status != want || want == 415 && !strings.Contains(a.failure().Message, encoding) {
+				t.Errorf("%s: %d %s", encoding, a.status, a.body)
+			}
+		}
+	})
+}
+
 // TestResultsKeepWhatProgramsPrint: a NUL in a tool's output is no mistake of
 // the worker's, and its session must not wait for ever.
 func TestResultsKeepWhatProgramsPrint(t *testing.T) {

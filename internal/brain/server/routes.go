@@ -66,6 +66,8 @@ func (s *server) probes() []route {
 	return []route{
 		{"GET", "/healthz", public, s.healthz},
 		{"GET", "/readyz", public, s.readyz},
+		{"HEAD", "/healthz", public, s.healthz}, // as load balancers ask
+		{"HEAD", "/readyz", public, s.readyz},
 		{"GET", "/openapi.json", public, s.openAPI},
 	}
 }

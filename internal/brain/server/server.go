@@ -119,6 +119,9 @@ func (s *server) methods(path string, methods map[string]route) http.Handler {
 			if err := s.authorise(r, rt); err != nil {
 				return nil, err
 			}
+			if err := r.plain(); err != nil {
+				return nil, err
+			}
 			return rt.handle(r)
 		})
 	}

@@ -45,6 +45,8 @@ func union(tables ...map[string]verdict) map[string]verdict {
 var coreVerdicts = map[string]verdict{
 	"GET /healthz":      {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 	"GET /readyz":       {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
+	"HEAD /healthz":     {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
+	"HEAD /readyz":      {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 	"GET /openapi.json": {apiKey: 200, envKey: 200, othersKey: 200, token: 200, othersToken: 200},
 
 	"POST /v1/agents":                    forRole(auth.RoleDeveloper, `{"name":"another","model":"test-model"}`),

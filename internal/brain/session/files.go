@@ -71,6 +71,9 @@ func checkShown(path, as string, f api.File) error {
 	}) {
 		return api.Invalid(path, "file %s is of the type %.80s, and a block of type %s shows only %s", f.ID, f.MIMEType, as, strings.Join(shown[as], ", "))
 	}
+	if f.SizeBytes == 0 {
+		return api.Invalid(path, "file %s is empty, so there is nothing to show", f.ID)
+	}
 	if f.SizeBytes > MaxFile {
 		return api.Invalid(path, "file %s has %d bytes, at most %d can be shown to a model; mount it as a resource of the session instead", f.ID, f.SizeBytes, MaxFile)
 	}

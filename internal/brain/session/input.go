@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"hearth/api"
 )
@@ -161,61 +160,6 @@ func checkResult(path, field, id string, content []api.Block, from Sender) error
 		return api.Forbidden("%s.content[%d].source.type: a worker's credential may not refer to files; send their content", path, i)
 	}
 	return checkContent(path, content, []string{"text", "image", "document", "search_result"})
-}
-
-// maxContent bounds the text of one event, in bytes.
-const maxContent = 8 << 20
-
-func checkContent(path string, content []api.Block, allowed []string) error {
-	total := 0
-	for i, b := range content {
-		at := fmt.Sprintf("%s.content[%d]", path, i)
-		if !slices.Contains(allowed, b.Type) {
-			return api.Invalid(at+".type", "%.80q is not one of %s", b.Type, strings.Join(allowed, ", "))
-		}
-		if b.Type == "text" && b.Text == "" {
-			return api.Invalid(at+".text", "must not be empty")
-		}
-		if b.Type == "image" || b.Type == "document" {
-			if err := checkSource(at+".source", b.Source); err != nil {
-				return err
-			}
-		}
-		total += len(b.Text) + len(b.Source) + len(b.Content)
-	}
-	if total > maxContent {
-		return api.Invalid(path+".content", "holds %d bytes, at most %d are allowed", total, maxContent)
-	}
-	return nil
-}
-
-func checkSource(path string, raw json.RawMessage) error {
-	if len(raw) == 0 {
-		return api.Invalid(path, "is required")
-	}
-	var source struct {
-		Type      string `json:"type"`
-		Data      string `json:"data"`
-		MediaType string `json:"media_type"`
-		URL       string `json:"url"`
-		FileID    string `json:"file_id"`
-	}
-	if err := decode(path, raw, &source); err != nil {
-		return err
-	}
-	switch {
-	case source.Type == "base64" && (source.Data == "" || source.MediaType == ""):
-		return api.Invalid(path, "a base64 source needs data and media_type")
-	case source.Type == "url" && source.URL == "":
-		return api.Invalid(path+".url", "is required")
-	case source.Type == "text" && source.Data == "":
-		return api.Invalid(path+".data", "is required")
-	case source.Type == "file" && source.FileID == "":
-		return api.Invalid(path+".file_id", "is required")
-	case !slices.Contains([]string{"base64", "url", "text", "file"}, source.Type):
-		return api.Invalid(path+".type", "%.80q is not one of base64, url, text, file", source.Type)
-	}
-	return nil
 }
 
 // decode decodes part of a request, naming in its error the field that has the

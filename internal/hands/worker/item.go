@@ -22,6 +22,9 @@ type activation struct {
 	skills []string // where the skills are, in the working directory
 	box    *box     // nil before there is one; guarded by Worker.mu
 
+	spare time.Time     // from when it may make room for others; zero for never; guarded by Worker.mu
+	asked chan struct{} // has room for one: it is to make room, if it still may
+
 	cancel context.CancelCauseFunc // ends it early
 	ended  chan struct{}           // closed when nothing of it is left
 }
@@ -33,7 +36,7 @@ func (w *Worker) serve(ctx context.Context, item Item) error {
 	wire := w.wire.with(w.token(item))
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a := &activation{Worker: w, item: item, wire: wire, lease: newLease(item, wire), log: log, cancel: cancel, ended: make(chan struct{})}
+	a := &activation{Worker: w, item: item, wire: wire, lease: newLease(item, wire), log: log, cancel: cancel, ended: make(chan struct{}), asked: make(chan struct{}, 1)}
 	earlier := w.enter(a)
 	defer w.leave(a)
 	// The lease is kept through the teardown, and ends last.

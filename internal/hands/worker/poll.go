@@ -46,9 +46,7 @@ const lookAgain = 3 * time.Second
 func (w *Worker) poll(ctx context.Context, slots chan struct{}, block string, begin func(Item)) error {
 	failures := 0
 	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
+		if !w.room(ctx, slots) {
 			return nil
 		}
 		item, err := w.claim(ctx, block)

@@ -29,8 +29,9 @@ type runner struct {
 	caughtUp  bool             // the history has been read at least once
 	idle      bool             // the last thing that happened was the end of a turn
 	idleSince time.Time
-	turnEnded bool // and no other has begun
-	over      bool // the session needs no hands any more
+	waits     time.Time // since when it waits for others than us in a turn; zero if it does not
+	turnEnded bool      // and no other has begun
+	over      bool      // the session needs no hands any more
 
 	arranged chan struct{} // closed once the belongings are in their places; nil afterwards
 	again    bool          // they may have changed since that was begun
@@ -89,6 +90,7 @@ func (r *runner) run(ctx context.Context) error {
 		if draining == nil && r.inFlight() == 0 {
 			return nil
 		}
+		r.spareFrom(r.spareNow())
 		if r.idle && len(r.calls) == 0 && !r.box.attended() {
 			idle.Reset(max(0, r.MaxIdle-time.Since(r.idleSince)))
 		} else {
@@ -119,6 +121,11 @@ func (r *runner) run(ctx context.Context) error {
 			}
 		case <-r.box.left:
 			r.idleSince = time.Now()
+		case <-r.asked:
+			if from := r.spareNow(); !from.IsZero() && !time.Now().Before(from) {
+				r.log.Info("leaving a session that needs nothing, to make room for others")
+				return nil
+			}
 		case <-idle.C:
 			if r.box.attended() {
 				continue // somebody has just come
@@ -129,6 +136,26 @@ func (r *runner) run(ctx context.Context) error {
 			r.begin(ctx)
 		}
 	}
+}
+
+// spareNow is from when the session may be left before its time, if others wait for
+// its place: at once when its turn has ended, and after MaxIdle when it waits for a
+// permission, or for an answer of the application, for which it might wait for ever.
+// Only Hearth offers a session again that was left in a turn.
+func (r *runner) spareNow() time.Time {
+	for _, c := range r.calls {
+		if !c.held {
+			return time.Time{}
+		}
+	}
+	switch {
+	case !r.caughtUp, r.arranged != nil, r.box.attended():
+	case r.idle && len(r.calls) == 0:
+		return r.idleSince
+	case !r.waits.IsZero() && r.wire.ours.Load():
+		return r.waits.Add(r.MaxIdle)
+	}
+	return time.Time{}
 }
 
 // arrange has the session's belongings put in their places. No call begins
@@ -211,9 +238,11 @@ func (r *runner) countdown(e api.Event) {
 	switch {
 	case e.Type == api.EventUserToolConfirmation, e.Type == api.EventUserInterrupt:
 	case e.Type == api.EventSessionStatusIdle && (e.StopReason == nil || e.StopReason.Type != api.StopRequiresAction):
-		r.idle, r.idleSince = true, time.Now()
+		r.idle, r.idleSince, r.waits = true, time.Now(), time.Time{}
+	case e.Type == api.EventSessionStatusIdle:
+		r.idle, r.waits = false, time.Now()
 	default:
-		r.idle = false
+		r.idle, r.waits = false, time.Time{}
 	}
 }
 

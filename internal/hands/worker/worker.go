@@ -68,7 +68,7 @@ type Config struct {
 	// MaxSessions is how many sessions are served at once. Default 8.
 	MaxSessions int
 	// MaxIdle is how long the worker stays with a session whose turn has
-	// ended. Default 60 s.
+	// ended, if no other waits for its place. Default 60 s.
 	MaxIdle time.Duration
 	// ParkAfter is how long a session must have been idle for its sandbox to be
 	// put on disk, if the engine can; MaxIdle bounds it. Default never: the sandbox
