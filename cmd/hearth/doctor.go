@@ -63,6 +63,9 @@ func newDoctor() *cobra.Command {
 			if cfg.BaseURL == "" && cfg.EnvironmentID != "" {
 				cfg.BaseURL = defaultBaseURL
 			}
+			if flags.engine == engineNamespace || flags.engine == engineDocker {
+				cfg.OnHost = &flags.limits
+			}
 			if flags.engine == engineDocker { // only then, for it may pull an image
 				cfg.Engines = func(stateDir string) []sandbox.Engine {
 					return append(enginesIn(stateDir), newDocker(flags.docker, stateDir, "", slog.New(slog.DiscardHandler)))

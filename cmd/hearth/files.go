@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/anthropics/anthropic-sdk-go"
 	"github.com/spf13/cobra"
@@ -78,6 +80,12 @@ func newFileUpload() *cobra.Command {
 				}
 				defer f.Close()
 				in, name = f, cmp.Or(name, filepath.Base(args[0]))
+			}
+			// They would be headers of the form.
+			for what, text := range map[string]string{"--name": name, "--type": kind} {
+				if strings.ContainsFunc(text, unicode.IsControl) {
+					return usageError("%q has a control character; say something else with %s", text, what)
+				}
 			}
 			body := anthropic.File(in, cmp.Or(name, "stdin"), kind)
 			made, err := c.SDK().Beta.Files.Upload(cmd.Context(), anthropic.BetaFileUploadParams{File: body})

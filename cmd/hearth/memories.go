@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -168,7 +169,15 @@ func newMemoryRead() *cobra.Command {
 			if out.format == "json" {
 				return printJSON(cmd.OutOrStdout(), m)
 			}
-			_, err = io.WriteString(cmd.OutOrStdout(), deref(m.Content))
+			text := deref(m.Content)
+			if isTerminal(cmd.OutOrStdout()) { // an agent may have written it
+				lines := strings.Split(text, "\n")
+				for i, l := range lines {
+					lines[i] = printable(l)
+				}
+				text = strings.Join(lines, "\n")
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), text)
 			return err
 		})
 }

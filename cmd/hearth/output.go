@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,10 +52,32 @@ func printAll[T any](cmd *cobra.Command, o output, columns []column[T], objects 
 }
 
 func printJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
-	return encoder.Encode(v)
+	if err := encoder.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(shown(w, text.Bytes()))
+	return err
+}
+
+// shown is JSON as it is to be written: what would steer a terminal is escaped on one,
+// in the way of JSON, and as it is anywhere else.
+func shown(w io.Writer, raw []byte) []byte {
+	if !isTerminal(w) {
+		return raw
+	}
+	var text bytes.Buffer
+	for _, r := range string(raw) {
+		if r == 0x7f || r >= 0x80 && r <= 0x9f {
+			fmt.Fprintf(&text, `\u%04x`, r)
+		} else {
+			text.WriteRune(r)
+		}
+	}
+	return text.Bytes()
 }
 
 func printTable[T any](w io.Writer, columns []column[T], rows []T) error {

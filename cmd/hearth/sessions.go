@@ -163,7 +163,7 @@ func printEvents(cmd *cobra.Command, c *client.Client, sessionID string, asJSON 
 	lines := newTimeline(cmd.OutOrStdout())
 	f := follower{client: c, sessionID: sessionID, seen: map[string]bool{}, visit: func(e observed) error {
 		if asJSON {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", e.raw)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", shown(cmd.OutOrStdout(), e.raw))
 		} else {
 			lines.print(e.Event)
 		}

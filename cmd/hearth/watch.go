@@ -32,7 +32,7 @@ func watch(ctx context.Context, c *client.Client, sessionID, after string, w wat
 	var now turn
 	visit := func(e observed) error {
 		if w.json {
-			fmt.Fprintf(w.out, "%s\n", e.raw)
+			fmt.Fprintf(w.out, "%s\n", shown(w.out, e.raw))
 		} else {
 			timeline.print(e.Event)
 		}

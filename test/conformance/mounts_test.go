@@ -47,6 +47,28 @@ func TestMounts(t *testing.T) {
 	})
 }
 
+// TestMountedTooLarge: what a session may not have on disk is not put there.
+func TestMountedTooLarge(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, run.Serve(t), "too large")
+	cmd := run.Hearth(t, "worker", "--base-url", s.URL, "--environment-id", s.environmentID, "--engine", "namespace", "--state", t.TempDir(), "--disk", "1MiB")
+	cmd.Env = append(cmd.Env, "HEARTH_ENVIRONMENT_KEY="+s.key)
+	run.Begin(t, cmd)
+	fits := s.upload(t, "fits", strings.Repeat("x", 600<<10)).at("")
+	large := s.upload(t, "large", strings.Repeat("x", 2<<20)).at("/mnt/session/uploads/large")
+	together := s.upload(t, "together", strings.Repeat("y", 600<<10)).at("/mnt/session/uploads/together")
+	c := s.startWith(t, "$ ls /mnt/session/uploads | wc -l", fits, large, together)
+	texts, _ := c.results(c.end(1))
+	for _, want := range []string{"uploads/large is missing: file file_", "has 2097152 bytes, the session may have 1048576 on disk", "uploads/together is missing", "and 614400 are mounted already"} {
+		if !strings.Contains(texts[0], want) {
+			t.Errorf("the result is %q, want %q in it", texts[0], want)
+		}
+	}
+	if !strings.HasSuffix(strings.TrimSpace(texts[0]), "\n1") {
+		t.Errorf("the result is %q, want one file there", texts[0])
+	}
+}
+
 // gitToken is what the repository is read with.
 const gitToken = "ghp_a0token0of0the0repository"
 

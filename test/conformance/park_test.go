@@ -319,3 +319,27 @@ func TestStoreOutOfReach(t *testing.T) {
 		t.Errorf("it says %q\n%s", got, c.story())
 	}
 }
+
+// TestStateRemoved: where what was stored of a session is gone, for want of room say,
+// and what tells of it is not, the session goes on without.
+func TestStateRemoved(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, run.Serve(t), "state removed")
+	f := newFleet(t, s, "--max-idle", maxIdle.String(), "--drain", "2s")
+	worker := f.begin(0)
+	c := s.start(t, "$ said=before; echo kept >f")
+	c.last(1)
+	f.end(worker)
+	states, err := filepath.Glob(filepath.Join(f.store, "parked", "*", c.id, "*.age"))
+	if err != nil || len(states) != 1 {
+		t.Fatalf("%q are stored, %v", states, err)
+	}
+	if err := os.Remove(states[0]); err != nil {
+		t.Fatal(err)
+	}
+	f.begin(1)
+	c.say("$ echo ${said:-new} $(ls)")
+	if got := c.last(2); got != "new" {
+		t.Errorf("it says %q\n%s", got, c.story())
+	}
+}

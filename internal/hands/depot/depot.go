@@ -5,6 +5,7 @@
 package depot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,7 +84,7 @@ func (d *Depot) Put(ctx context.Context, sessionID string, p Parked, dir string,
 	key := d.name(sessionID, p.Generation+stateExt)
 	err = blobstore.Write(ctx, d.bucket, key, func(w io.Writer) error {
 		counted := &counter{w: w}
-		err := d.pack(counted, dir, base, names)
+		err := d.pack(counted, key, dir, base, names)
 		size = counted.n
 		return err
 	})
@@ -109,9 +110,14 @@ func (d *Depot) Put(ctx context.Context, sessionID string, p Parked, dir string,
 	return size, nil
 }
 
-func (d *Depot) pack(to io.Writer, dir string, base int, names []string) error {
+// pack begins with the name that the state is stored under: whoever may write to the
+// store, and cannot read it, must not have one session go on with what is another's.
+func (d *Depot) pack(to io.Writer, name, dir string, base int, names []string) error {
 	sealed, err := age.Encrypt(to, d.key.Recipient())
 	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(sealed, name); err != nil {
 		return err
 	}
 	packed, err := zstd.NewWriter(sealed, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
@@ -132,9 +138,13 @@ func (c *counter) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// maxLive is more than what describes a state ever takes, in bytes. Who may write to
+// the store need not have the key.
+const maxLive = 64 << 10
+
 // Look tells whether there is a state of a session that may be gone on from.
 func (d *Depot) Look(ctx context.Context, sessionID string) (p Parked, ok bool, err error) {
-	raw, err := d.bucket.ReadAll(ctx, d.name(sessionID, liveName))
+	raw, err := d.readLive(ctx, sessionID)
 	switch {
 	case gcerrors.Code(err) == gcerrors.NotFound:
 		return p, false, nil
@@ -148,6 +158,15 @@ func (d *Depot) Look(ctx context.Context, sessionID string) (p Parked, ok bool, 
 		return p, false, fmt.Errorf("look for a parked session: %w", err)
 	}
 	return p, true, nil
+}
+
+func (d *Depot) readLive(ctx context.Context, sessionID string) ([]byte, error) {
+	in, err := d.bucket.NewRangeReader(ctx, d.name(sessionID, liveName), 0, maxLive, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return io.ReadAll(in)
 }
 
 // Take has it that nobody else goes on from a state. Two must not call it at once:
@@ -170,10 +189,17 @@ func (d *Depot) Latest(ctx context.Context, sessionID string) (generation string
 	return strings.TrimSuffix(path.Base(last.Key), stateExt), nil
 }
 
+// ErrGone says that a state is no longer there.
+var ErrGone = errors.New("it has been removed, for its age or to make room")
+
 // Fetch brings a state into a directory, which must be there and empty. Base is
 // the host user that is to stand behind the sandbox's root.
 func (d *Depot) Fetch(ctx context.Context, sessionID, generation, dir string, base int) error {
-	in, err := d.bucket.NewReader(ctx, d.name(sessionID, generation+stateExt), nil)
+	key := d.name(sessionID, generation+stateExt)
+	in, err := d.bucket.NewReader(ctx, key, nil)
+	if gcerrors.Code(err) == gcerrors.NotFound {
+		return fmt.Errorf("fetch a parked session: %w", ErrGone)
+	}
 	if err != nil {
 		return fmt.Errorf("fetch a parked session: %w", err)
 	}
@@ -181,6 +207,10 @@ func (d *Depot) Fetch(ctx context.Context, sessionID, generation, dir string, ba
 	opened, err := age.Decrypt(in, d.key)
 	if err != nil {
 		return fmt.Errorf("decrypt a parked session, with the key of another fleet of workers? %w", err)
+	}
+	name := make([]byte, len(key))
+	if _, err := io.ReadFull(opened, name); err != nil || string(name) != key {
+		return fmt.Errorf("what is stored of a parked session is not its own, or another build's: %w", cmp.Or(err, errors.New("it says another name")))
 	}
 	unpacked, err := zstd.NewReader(opened, zstd.WithDecoderConcurrency(1))
 	if err != nil {
@@ -215,18 +245,46 @@ func (d *Depot) remove(ctx context.Context, key string) error {
 	return blobstore.Remove(ctx, d.bucket, key)
 }
 
+// clockName is what has the store say what time it is.
+const clockName = "clock"
+
+// now is the time by the store's clock. A worker whose own is wrong must not remove
+// what is everybody's.
+func (d *Depot) now(ctx context.Context) (time.Time, error) {
+	if err := d.bucket.WriteAll(ctx, d.prefix+clockName, nil, nil); err != nil {
+		return time.Time{}, fmt.Errorf("ask the store for the time: %w", err)
+	}
+	written, err := d.bucket.Attributes(ctx, d.prefix+clockName)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask the store for the time: %w", err)
+	}
+	return written.ModTime, nil
+}
+
 // Sweep removes what is older than ttl, and then the oldest until the rest takes
 // no more than quota bytes.
 func (d *Depot) Sweep(ctx context.Context, ttl time.Duration, quota int64) error {
+	now, err := d.now(ctx)
+	if err != nil {
+		return err
+	}
 	all, err := d.list(ctx, d.prefix)
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(all, func(a, b *blob.ListObject) int { return b.ModTime.Compare(a.ModTime) })
-	total := int64(0)
+	total, kept := int64(0), map[string]bool{} // sessions of which a state stays
 	for _, o := range all {
-		if total += o.Size; total <= quota && time.Since(o.ModTime) < ttl {
+		session, isState := path.Dir(o.Key), strings.HasSuffix(o.Key, stateExt)
+		if o.Key == d.prefix+clockName {
 			continue
+		}
+		if total += o.Size; total <= quota && now.Sub(o.ModTime) < ttl {
+			kept[session] = kept[session] || isState
+			continue
+		}
+		if isState && !kept[session] { // first what says that it may be gone on from
+			err = errors.Join(err, d.remove(ctx, path.Join(session, liveName)))
 		}
 		if e := d.remove(ctx, o.Key); e != nil {
 			err = errors.Join(err, e)

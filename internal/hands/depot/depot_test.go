@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -243,6 +244,41 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestMoved: what is stored of one session is not taken for another's, wherever who
+// may write to the store puts it, nor for another time's.
+func TestMoved(t *testing.T) {
+	d, dir := open(t, t.TempDir(), newKey(t)), t.TempDir()
+	for n, session := range []string{"sesn_1", "sesn_2", "sesn_2"} {
+		if _, err := d.Put(t.Context(), session, Parked{Generation: fmt.Sprint("g", n)}, dir, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, to := range []string{d.name("sesn_2", "g2"+stateExt), d.name("sesn_1", "g3"+stateExt)} {
+		if err := d.bucket.Copy(t.Context(), to, d.name("sesn_1", "g0"+stateExt), nil); err != nil {
+			t.Fatal(err)
+		}
+		session, generation := filepath.Base(filepath.Dir(to)), strings.TrimSuffix(filepath.Base(to), stateExt)
+		if err := d.Fetch(t.Context(), session, generation, t.TempDir(), 0); err == nil || !strings.Contains(err.Error(), "not its own") {
+			t.Errorf("as that of %s it is %v", session, err)
+		}
+	}
+}
+
+// TestHugeDescription: it is not read to its end.
+func TestHugeDescription(t *testing.T) {
+	store := t.TempDir()
+	d, dir := open(t, store, newKey(t)), t.TempDir()
+	if _, err := d.Put(t.Context(), "sesn_1", Parked{Generation: "g"}, dir, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(store, d.name("sesn_1", liveName)), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if _, live, err := d.Look(t.Context(), "sesn_1"); live || err == nil {
+		t.Errorf("it is %v, %v", live, err)
+	}
+}
+
 func TestSweep(t *testing.T) {
 	store := t.TempDir()
 	d, dir := open(t, store, newKey(t)), t.TempDir()
@@ -251,9 +287,13 @@ func TestSweep(t *testing.T) {
 	}
 	count := func() (n int) {
 		t.Helper()
-		for list := d.bucket.List(&blob.ListOptions{}); ; n++ {
-			if _, err := list.Next(t.Context()); err != nil {
+		for list := d.bucket.List(&blob.ListOptions{}); ; {
+			o, err := list.Next(t.Context())
+			if err != nil {
 				return n
+			}
+			if path.Base(o.Key) != clockName {
+				n++
 			}
 		}
 	}
@@ -269,6 +309,17 @@ func TestSweep(t *testing.T) {
 	}
 	if err := d.Sweep(t.Context(), time.Hour, 2*size+400); err != nil || count() >= 8 || count() == 0 {
 		t.Errorf("with room for some, %d are left, %v", count(), err)
+	}
+	// Who is told that there is something to go on from finds it.
+	for n := range 4 {
+		session := fmt.Sprintf("sesn_%d", n)
+		p, live, err := d.Look(t.Context(), session)
+		if err == nil && live {
+			err = d.Fetch(t.Context(), session, p.Generation, t.TempDir(), 0)
+		}
+		if err != nil {
+			t.Errorf("of %s: %v", session, err)
+		}
 	}
 	if err := d.Sweep(t.Context(), 0, 1<<30); err != nil || count() != 0 {
 		t.Errorf("when all are too old, %d are left, %v", count(), err)

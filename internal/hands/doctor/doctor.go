@@ -27,6 +27,9 @@ type Config struct {
 	Wanted []string
 	// MaxSessions and Pool are how many sandboxes there are to be at once.
 	MaxSessions, Pool int
+	// OnHost are the limits of a session whose files the host's kernel opens; nil where
+	// it has a kernel of its own.
+	OnHost *sandbox.Limits
 	// BaseURL is the server's address; empty to leave the server out.
 	BaseURL string
 	// EnvironmentID and EnvironmentKey are the queue to serve. Without them they
@@ -132,7 +135,7 @@ func Examine(ctx context.Context, cfg Config) Report {
 		{groupEngines, "engines", trial, func(ctx context.Context) []Finding { return engines(ctx, cfg, at, scratchErr) }},
 		{groupEngines, "docker", quick, docker},
 		{"Limits", "control groups", quick, always(limits)},
-		{"Limits", "resources", quick, always(func() []Finding { return resources(cfg.sandboxes()) })},
+		{"Limits", "resources", quick, always(func() []Finding { return resources(cfg.sandboxes(), cfg.OnHost) })},
 		{"State", "state directory", quick, always(func() []Finding { return state(cfg.StateDir, at, scratchErr) })},
 		{"Clock", "clock", quick, always(clock)},
 		{"Server", "server", remote, func(ctx context.Context) []Finding { return server(ctx, cfg) }},

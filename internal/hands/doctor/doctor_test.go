@@ -386,3 +386,15 @@ func TestFewResources(t *testing.T) {
 	r.want(t, "Limits", "processes", "warn", "100000 sandboxes", "")
 	r.want(t, "Limits", "memory", "warn", "100000 sandboxes", "--max-sessions")
 }
+
+// TestFilesOfAll: sessions on the host's kernel could leave the rest of it no files.
+func TestFilesOfAll(t *testing.T) {
+	t.Parallel()
+	args := []string{"--state", t.TempDir(), "--engine", "namespace", "--pool", "0", "--memory", "1GiB"}
+	r := shell{}.doctor(t, append(args, "--max-sessions", "2000000000", "--processes", "1000000", "--open-files", "1000000")...)
+	if raw, err := os.ReadFile("/proc/sys/fs/file-max"); err == nil && len(raw) < len("9223372036854775807") {
+		r.want(t, "Limits", "files of all", "warn", "sandboxes may have some", "fs.file-max=")
+	}
+	r = shell{}.doctor(t, append(args, "--max-sessions", "1", "--processes", "16", "--open-files", "64")...)
+	r.want(t, "Limits", "files of all", "ok", "fs.file-max", "")
+}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/internal/hands/sandbox"
 )
 
 // What a sandbox takes, in round figures: descriptors of the worker; processes
@@ -21,9 +23,31 @@ const (
 	memoryEach    = 64 << 20
 )
 
+// openFile is about what the kernel takes of a session's memory for an open file, in bytes.
+const openFile = 256
+
 // resources tells whether there is enough of everything for so many sandboxes.
-func resources(sandboxes int) []Finding {
-	return []Finding{openFiles(sandboxes), processes(sandboxes), memory(sandboxes)}
+func resources(sandboxes int, onHost *sandbox.Limits) []Finding {
+	found := []Finding{openFiles(sandboxes), processes(sandboxes), memory(sandboxes)}
+	if onHost != nil {
+		found = append(found, filesOfAll(sandboxes, *onHost))
+	}
+	return found
+}
+
+// filesOfAll tells whether sessions could leave the rest of the host no files to open.
+// Root is not held to that number.
+func filesOfAll(sandboxes int, l sandbox.Limits) Finding {
+	const name, fix = "files of all", "sudo sysctl fs.file-max=9223372036854775807"
+	at := number("/proc/sys/fs/file-max")
+	each := uint64(l.OpenFiles) * uint64(l.Processes)
+	if l.MemoryBytes > 0 {
+		each = min(each, uint64(l.MemoryBytes)/openFile)
+	}
+	if need := each * uint64(sandboxes); at < need {
+		return warning(name, fix, "the host opens at most %d files at once (fs.file-max), and %d sandboxes may have some %d open", at, sandboxes, need)
+	}
+	return good(name, "at most %s (fs.file-max)", amount(at))
 }
 
 func openFiles(sandboxes int) Finding {

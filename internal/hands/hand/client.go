@@ -53,9 +53,9 @@ func Reconnect(ctx context.Context, r io.Reader, w io.Writer) (*Client, error) {
 
 func (c *Client) read(r io.Reader, ready chan<- error, again bool) {
 	defer c.gone()
-	f, err := readFrame(r)
+	f, err := readFrame(r, maxAnswer)
 	for again && err == nil && (f.Kind == frameResult || f.Kind == frameScreen) {
-		f, err = readFrame(r) // what was on its way to who is gone
+		f, err = readFrame(r, maxAnswer) // what was on its way to who is gone
 	}
 	if err == nil && f.Kind != frameReady {
 		err = fmt.Errorf("the hand began with %q", f.Kind)
@@ -66,7 +66,7 @@ func (c *Client) read(r io.Reader, ready chan<- error, again bool) {
 	}
 	ready <- nil
 	for {
-		f, err := readFrame(r)
+		f, err := readFrame(r, maxAnswer)
 		if err != nil {
 			return
 		}

@@ -8,9 +8,13 @@ import (
 	"sync"
 )
 
-// maxFrame bounds a frame in bytes, so that neither side can be made to hold
-// more: what comes out of a sandbox is not to be trusted.
-const maxFrame = 48 << 20
+// maxFrame bounds a frame in bytes, so that neither side can be made to hold more;
+// and maxAnswer what a worker takes of a hand, which is not to be trusted: some more
+// than the longest result, of maxShown characters, each of which takes six bytes at most.
+const (
+	maxFrame  = 48 << 20
+	maxAnswer = 1 << 20
+)
 
 // The kinds of frame.
 const (
@@ -35,15 +39,16 @@ type frame struct {
 	Screen   *screen   `json:"screen,omitempty"`
 }
 
-func readFrame(r io.Reader) (frame, error) {
+// readFrame reads a frame of at most so many bytes.
+func readFrame(r io.Reader, most uint32) (frame, error) {
 	var f frame
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return f, err
 	}
 	size := binary.BigEndian.Uint32(head[:])
-	if size > maxFrame {
-		return f, fmt.Errorf("a frame of %d bytes is longer than the %d allowed", size, maxFrame)
+	if size > most {
+		return f, fmt.Errorf("a frame of %d bytes is longer than the %d allowed", size, most)
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(r, body); err != nil {

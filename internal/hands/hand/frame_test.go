@@ -35,7 +35,7 @@ func FuzzReadFrame(f *testing.F) {
 	seedFrames(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := bytes.NewReader(data)
-		got, err := readFrame(r)
+		got, err := readFrame(r, maxFrame)
 		if err != nil {
 			return
 		}
@@ -44,7 +44,7 @@ func FuzzReadFrame(f *testing.F) {
 		if err := w.write(got); err != nil {
 			t.Fatalf("write %+v: %v", got, err)
 		}
-		again, err := readFrame(&out)
+		again, err := readFrame(&out, maxFrame)
 		if err != nil {
 			t.Fatalf("read %+v again: %v", got, err)
 		}
@@ -101,13 +101,45 @@ func (r *trackedReader) Read(p []byte) (int, error) {
 
 func TestFrameTooLong(t *testing.T) {
 	r := &trackedReader{Reader: io.MultiReader(bytes.NewReader([]byte{0x7f, 0xff, 0xff, 0xff}), strings.NewReader(strings.Repeat("x", 1000)))}
-	if _, err := readFrame(r); err == nil || r.n != 4 {
+	if _, err := readFrame(r, maxFrame); err == nil || r.n != 4 {
 		t.Errorf("a frame longer than allowed: %v after %d bytes", err, r.n)
 	}
 	var out bytes.Buffer
 	w := frameWriter{w: &out}
 	if err := w.write(frame{Kind: strings.Repeat("x", maxFrame)}); err == nil || out.Len() > 0 {
 		t.Errorf("writing one: %v after %d bytes", err, out.Len())
+	}
+}
+
+// TestLongestAnswer: what a hand may say is bounded by what results can be.
+func TestLongestAnswer(t *testing.T) {
+	result := func(text string) frame {
+		return frame{Kind: frameResult, Result: &Result{ID: strings.Repeat("i", 100), Text: text}}
+	}
+	for _, c := range []struct {
+		text string
+		ok   bool
+	}{{strings.Repeat("\x01", maxShown), true}, {strings.Repeat("\u2028", maxShown), true}, {strings.Repeat("\U0001F600", maxShown), true}, {strings.Repeat("x", 2<<20), false}} {
+		fromHand, says := io.Pipe()
+		hears, toHand := io.Pipe()
+		w := frameWriter{w: says}
+		go func() {
+			defer says.Close()
+			_ = w.write(frame{Kind: frameReady})
+			_, _ = readFrame(hears, maxFrame)
+			_ = w.write(result(c.text)) // a client that has gone takes none
+			_, _ = io.Copy(io.Discard, hears)
+		}()
+		client, err := Connect(t.Context(), fromHand, toHand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := client.Call(t.Context(), Call{ID: strings.Repeat("i", 100), Tool: "bash"})
+		fromHand.Close()
+		hears.Close()
+		if (err == nil && answer.Text == c.text) != c.ok {
+			t.Errorf("of %d bytes: %d bytes, %v", len(c.text), len(answer.Text), err)
+		}
 	}
 }
 
@@ -131,7 +163,7 @@ func TestServeBrokenStream(t *testing.T) {
 			if (err != nil) != broken {
 				t.Errorf("serve: %v", err)
 			}
-			if first, err := readFrame(&out); err != nil || first.Kind != frameReady {
+			if first, err := readFrame(&out, maxFrame); err != nil || first.Kind != frameReady {
 				t.Errorf("first it said %+v, %v", first, err)
 			}
 			if out.Len() > 0 {

@@ -94,7 +94,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, cfg Config) error {
 		return err
 	}
 	for {
-		f, err := readFrame(r)
+		f, err := readFrame(r, maxFrame)
 		if err == io.EOF {
 			return nil
 		}

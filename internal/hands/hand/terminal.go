@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -230,8 +231,27 @@ func (t *terminal) hangUp() {
 		return
 	default:
 	}
-	_ = syscall.Kill(-t.cmd.Process.Pid, syscall.SIGHUP) // it may have ended
+	// Not every kernel tells those that a shell has put into groups of their own.
+	for _, pid := range inSession(t.cmd.Process.Pid) {
+		_ = syscall.Kill(pid, syscall.SIGHUP) // it may have ended
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+	}
 	_ = syscall.Kill(-t.cmd.Process.Pid, syscall.SIGKILL)
+}
+
+// inSession lists the processes of the session that one leads.
+func inSession(leader int) (pids []int) {
+	entries, _ := os.ReadDir("/proc") // without it, the leader's group is all that is known
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if session, err := unix.Getsid(pid); err == nil && session == leader {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // take takes in what the worker says of a terminal.

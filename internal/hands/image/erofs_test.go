@@ -182,7 +182,7 @@ func described(entries map[string]entry) []string {
 // aTree draws entries with the names they are under; "." is the root.
 func aTree(t *rapid.T) map[string]entry {
 	stamp := rapid.Int64Range(0, 4_000_000_000)
-	owner := rapid.SampledFrom([]int{0, 1, 1000, 65534, 100_000, 4_000_000_000})
+	owner := rapid.SampledFrom([]int{0, 1, 1000, 65534, 65535})
 	name := rapid.OneOf(
 		rapid.StringMatching(`[a-z]{1,3}`),
 		rapid.SampledFrom([]string{"-", "+x", ".hidden", "...", " ", "ä", "\x01", strings.Repeat("n", 255), strings.Repeat("é", 127)}),

@@ -208,6 +208,9 @@ func (s *Store) convert(ctx context.Context, ref string, digest v1.Hash, src sou
 	if p := img.config.Platform(); p != nil && !p.Satisfies(platform) {
 		return fmt.Errorf("it is for %s, and this host is %s", p, platform)
 	}
+	if err := checkEnv(img.config.Config.Env); err != nil {
+		return err
+	}
 	s.log.Info("fetching an image", "image", ref, "digest", digest.String(), "size", compressed(src))
 	began := time.Now()
 	passing := s.path(digest.Hex, passingExt)

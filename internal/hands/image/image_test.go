@@ -282,6 +282,45 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestEnvironment: no program could be started with these.
+func TestEnvironment(t *testing.T) {
+	many := make([]string, 20)
+	for i := range many {
+		many[i] = fmt.Sprint("A", i, "=", strings.Repeat("x", 100_000))
+	}
+	for want, env := range map[string][]string{
+		`"A" has a NUL byte`:   {"A=x\x00y"},
+		`"A" has 200002 bytes`: {"A=" + strings.Repeat("x", 200_000)},
+		"more than":            many,
+	} {
+		img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: platform.OS, Architecture: platform.Architecture, Config: v1.Config{Env: env}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i, err := newStore(t, t.TempDir(), 0).Get(t.Context(), newHub(t).push(t, "a:b", img)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("it is %v, %v, want %q", i, err, want)
+		}
+	}
+}
+
+// TestOwners: what belongs to no user of a sandbox belongs to its nobody, in whom its
+// root has rights.
+func TestOwners(t *testing.T) {
+	owned := func(name string, id int) entry {
+		e := file(name, "")
+		e.Uid, e.Gid = id, id
+		return e
+	}
+	layer := archive(t, owned("last", 65535), owned("beyond", 65536), owned("wraps", 1<<32), owned("huge", 99_999_999_999), owned("invalid", 1<<32-1))
+	root := mount(t, get(t, newStore(t, t.TempDir(), 0), newHub(t).push(t, "a:b", build(t, layer))).Path)
+	for name, want := range map[string]uint32{"last": 65535, "beyond": 65534, "wraps": 65534, "huge": 65534, "invalid": 65534} {
+		var info syscall.Stat_t
+		if err := syscall.Stat(filepath.Join(root, name), &info); err != nil || info.Uid != want || info.Gid != want {
+			t.Errorf("%s belongs to %d:%d, want %d, %v", name, info.Uid, info.Gid, want, err)
+		}
+	}
+}
+
 // TestHostile has images that are small to fetch and were not small to unpack.
 func TestHostile(t *testing.T) {
 	many := func(n int, one func(int) entry) (all []entry) {
@@ -925,6 +964,12 @@ func TestHostileFiles(t *testing.T) {
 		"index in a circle": {func(dir string) error {
 			return errors.Join(os.WriteFile(filepath.Join(dir, "index.json"), []byte(loop), 0o600), os.WriteFile(blob(dir, layer), []byte(loop), 0o600))
 		}, false, "more than 32 indexes"},
+		"manifest of schema 1": {func(dir string) error {
+			manifest := []byte(`{"schemaVersion":1,"name":"x","fsLayers":[]}`)
+			digest := v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sha256.Sum256(manifest))}
+			index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"%s"}]}`, digest)
+			return errors.Join(os.WriteFile(blob(dir, digest), manifest, 0o600), os.WriteFile(filepath.Join(dir, "index.json"), []byte(index), 0o600))
+		}, false, "names no configuration"},
 		"archived layer": {func(dir string) error { return holes(blob(dir, layer)) }, true, "too large"},
 		"saved configuration": {func(dir string) error {
 			saved := fmt.Sprintf(`[{"Config":"blobs/sha256/%s","Layers":["blobs/sha256/%s"]}]`, config.Hex, layer.Hex)

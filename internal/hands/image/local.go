@@ -33,6 +33,9 @@ func (s *Store) openPath(ctx context.Context, ref string) (source, error) {
 	}
 	if info.IsDir() {
 		img, err := fromLayout(ctx, ref)
+		if err != nil {
+			err = fmt.Errorf("read the image %s: %w", ref, err)
+		}
 		return source{Image: img, cleanup: func() {}}, err
 	}
 	if !info.Mode().IsRegular() {
@@ -298,6 +301,9 @@ func (l layoutDir) isReadable(img v1.Image) error {
 	manifest, err := img.Manifest()
 	if err != nil {
 		return err
+	}
+	if manifest.Config.Digest == (v1.Hash{}) {
+		return errors.New("its manifest names no configuration: it is neither OCI's nor Docker's of schema 2")
 	}
 	if err := l.isBlob(manifest.Config.Digest, maxDocument); err != nil {
 		return err

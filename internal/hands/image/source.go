@@ -90,6 +90,31 @@ func check(img v1.Image, digest v1.Hash) (c checked, err error) {
 	return checked{config, layers}, err
 }
 
+// The limits of an environment, in bytes: of one variable, which is Linux's own, and
+// of all, which leaves room for what a shell is started with besides.
+const (
+	maxVariable    = 128<<10 - 1
+	maxEnvironment = 1 << 20
+)
+
+// checkEnv refuses an environment that no program could be started with.
+func checkEnv(env []string) error {
+	all := 0
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		if strings.Contains(v, "\x00") {
+			return fmt.Errorf("its variable %.100q has a NUL byte", name)
+		}
+		if len(v) > maxVariable {
+			return fmt.Errorf("its variable %.100q has %d bytes, at most %d are possible", name, len(v), maxVariable)
+		}
+		if all += len(v); all > maxEnvironment {
+			return fmt.Errorf("its variables have more than %d bytes", maxEnvironment)
+		}
+	}
+	return nil
+}
+
 // hasDigest holds a document against its digest.
 func hasDigest(what string, raw []byte, want v1.Hash) error {
 	if len(raw) > maxDocument {

@@ -85,7 +85,7 @@ func (t *tree) entry(h *tar.Header, content io.Reader, w *eroWriter) error {
 	if dir, base := path.Split(name); strings.HasPrefix(base, whiteout) {
 		return t.hide(dir, base)
 	}
-	n := &node{mode: uint16(h.Mode & 0o7777), uid: uint32(h.Uid), gid: uint32(h.Gid), mtime: h.ModTime}
+	n := &node{mode: uint16(h.Mode & 0o7777), uid: owner(h.Uid), gid: owner(h.Gid), mtime: h.ModTime}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.mode |= modeDir
@@ -106,6 +106,21 @@ func (t *tree) entry(h *tar.Header, content io.Reader, w *eroWriter) error {
 	}
 	_, err = t.put(name, n)
 	return err
+}
+
+// A sandbox has so many users. What belongs to none of them nobody in it could open,
+// root included, so it belongs to the one that is called nobody.
+const (
+	users  = 1 << 16
+	nobody = 65534
+)
+
+// owner is the user or the group of a file that a header has it belong to.
+func owner(id int) uint32 {
+	if id < 0 || id >= users {
+		return nobody
+	}
+	return uint32(id)
 }
 
 // file puts a regular file in its place, and its content into the image.

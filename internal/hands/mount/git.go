@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hearth/api"
+	"hearth/internal/hands/sandbox"
 )
 
 // mountRepository clones a repository beside the sandbox's directories and moves
@@ -38,8 +39,15 @@ func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
 	}
 	defer os.RemoveAll(incoming)
 	tree := filepath.Join(incoming, "tree")
-	if err := m.clone(ctx, r, token, tree); err != nil {
+	bounded, free := m.bound(ctx, incoming)
+	err = m.clone(bounded, r, token, tree)
+	free()
+	if err != nil {
 		return err
+	}
+	size := sandbox.Usage(tree)
+	if size > m.room() {
+		return m.tooLarge(fmt.Sprintf("the repository takes %d bytes", size))
 	}
 	if err := os.WriteFile(filepath.Join(tree, cloneMark), []byte(markOf(r)), 0o644); err != nil {
 		return err
@@ -47,7 +55,41 @@ func (m *Mounter) mountRepository(ctx context.Context, r resource) error {
 	if err := m.give(tree); err != nil {
 		return err
 	}
-	return m.move(ctx, tree, r)
+	if err := m.move(ctx, tree, r); err != nil {
+		return err
+	}
+	m.brought += size
+	return nil
+}
+
+// boundEvery is how often it is looked at how large a clone is: Git has no bound for
+// that, and says nothing before it has fetched all.
+const boundEvery = time.Second
+
+// bound returns a context that ends when what is below a directory takes more than may
+// be mounted, or when free is called.
+func (m *Mounter) bound(ctx context.Context, dir string) (_ context.Context, free func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if m.Disk == 0 {
+		return ctx, func() { cancel(nil) }
+	}
+	room, large := m.room(), m.tooLarge("the repository takes more")
+	go func() {
+		for wait := boundEvery; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			began := time.Now()
+			if sandbox.Usage(dir) > room {
+				cancel(large)
+				return
+			}
+			wait = max(boundEvery, 10*time.Since(began))
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // cloneMark is the file in a repository that says which resource it is. Git leaves it
@@ -138,7 +180,7 @@ func (g git) run(ctx context.Context, dir string, args ...string) error {
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		text := tail(said.text())
 		if g.token != "" {

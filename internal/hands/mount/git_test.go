@@ -182,6 +182,24 @@ func TestAcrossFileSystems(t *testing.T) {
 	}
 }
 
+// TestLargeRepository: one that takes more than the session may have on disk is refused,
+// however small what is fetched is.
+func TestLargeRepository(t *testing.T) {
+	a := newAway(t)
+	a.m.Disk = 1000
+	said := a.repository(t.Context(), gitServer(t))
+	if !strings.HasPrefix(said, "/workspace/src/repo is missing: the repository takes ") || !strings.Contains(said, "the session may have 1000 on disk") {
+		t.Errorf("it says %q", said)
+	}
+	if _, err := os.Lstat(a.path("src/repo")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
+	}
+	a.m.Disk = 10 << 20
+	if said := a.repository(t.Context(), gitServer(t)); said != "" {
+		t.Errorf("with room it says %q", said)
+	}
+}
+
 // checkGiven checks that all of a tree is the sandbox's, with the modes Git gives.
 func checkGiven(t *testing.T, tree string) {
 	t.Helper()

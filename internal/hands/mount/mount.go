@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"path"
@@ -55,9 +56,10 @@ type Config struct {
 	// HasToken tells that the server is asked with a sessions token, which alone is
 	// good for memory stores.
 	HasToken bool
-	// MaxOutputs is how many bytes of outputs are taken at a time. Default no bound.
-	MaxOutputs int64
-	Log        *slog.Logger
+	// Disk is how many bytes the session may have on disk: no more is mounted, and no
+	// more outputs are taken at a time. Default no bound.
+	Disk int64
+	Log  *slog.Logger
 }
 
 // Mounter mounts and collects for one session. Its methods are safe for
@@ -68,6 +70,7 @@ type Mounter struct {
 	syncing sync.Mutex
 	mounted map[string]mounted // by resource id; guarded by syncing
 	stores  map[string]*store  // memory stores by id; guarded by syncing
+	brought int64              // bytes that have been mounted; guarded by syncing
 
 	collecting sync.Mutex
 	outputs    map[string]output // by outputKey of the path below the outputs; guarded by collecting
@@ -237,6 +240,10 @@ func (m *Mounter) mountFile(ctx context.Context, r resource) error {
 		return fmt.Errorf("download file %s: %w", r.FileID, err)
 	}
 	defer body.Close()
+	room := m.room()
+	if size > room {
+		return m.tooLarge(fmt.Sprintf("file %s has %d bytes", r.FileID, size))
+	}
 	dir, err := m.make(r.MountPath)
 	if err != nil {
 		return err
@@ -250,9 +257,12 @@ func (m *Mounter) mountFile(ctx context.Context, r resource) error {
 		return err
 	}
 	p := m.progress("downloading a file", r.MountPath, size)
-	n, err := io.Copy(io.MultiWriter(out, p), body)
-	if err == nil && size >= 0 && n != size {
+	n, err := io.Copy(io.MultiWriter(out, p), io.LimitReader(body, room))
+	switch {
+	case err == nil && size >= 0 && n != size:
 		err = io.ErrUnexpectedEOF
+	case err == nil && size < 0 && n == room: // it did not say how large it is
+		err = m.tooLarge("it is large")
 	}
 	if err = errors.Join(err, out.Close()); err == nil {
 		err = dir.root.Rename(passing, dir.name)
@@ -261,7 +271,24 @@ func (m *Mounter) mountFile(ctx context.Context, r resource) error {
 		_ = dir.root.Remove(passing) // what there is of it
 		return fmt.Errorf("download file %s: %w", r.FileID, err)
 	}
+	m.brought += n
 	return nil
+}
+
+// room is how many bytes may be mounted still.
+func (m *Mounter) room() int64 {
+	if m.Disk == 0 {
+		return math.MaxInt64
+	}
+	return max(0, m.Disk-m.brought)
+}
+
+func (m *Mounter) tooLarge(what string) error {
+	also := ""
+	if m.brought > 0 {
+		also = fmt.Sprintf(", and %d are mounted already", m.brought)
+	}
+	return fmt.Errorf("%s, the session may have %d on disk%s; --disk of its worker says so", what, m.Disk, also)
 }
 
 // progressEvery is how often a long transfer is logged.

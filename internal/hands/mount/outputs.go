@@ -97,7 +97,7 @@ func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 		if before, ok := m.outputs[outputKey(name)]; !ok || before.Size != info.Size() || !before.Modified.Equal(info.ModTime()) {
 			// By its length: one with holes, or several names, takes less here, and all of
 			// it there.
-			if m.MaxOutputs > 0 && info.Size() > m.MaxOutputs-size {
+			if m.Disk > 0 && info.Size() > m.Disk-size {
 				beyond++
 				return nil
 			}
@@ -108,7 +108,7 @@ func (m *Mounter) changed(root *os.Root) (names []string, err error) {
 	}
 	err = walk(root, outputsName, maxDeep, func(error) error { return nil }, look)
 	if beyond > 0 {
-		err = errors.Join(err, fmt.Errorf("%d files in %s are not taken; of each turn at most %d bytes of changed files are, as many as the session may have on disk", beyond, guestOutputs, m.MaxOutputs))
+		err = errors.Join(err, fmt.Errorf("%d files in %s are not taken; of each turn at most %d bytes of changed files are, as many as the session may have on disk", beyond, guestOutputs, m.Disk))
 	}
 	return names, err
 }

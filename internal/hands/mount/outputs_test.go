@@ -70,7 +70,7 @@ func TestOutputsHollow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, MaxOutputs: 1 << 30, Log: slog.New(slog.DiscardHandler)})
+	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, Disk: 1 << 30, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

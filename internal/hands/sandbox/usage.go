@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -46,6 +47,24 @@ func usage(dirs []*os.File, pid int) (bytes int64, whole bool) {
 	}
 	t.nameless(pid)
 	return t.bytes, !t.cut
+}
+
+// Usage is what the files below a directory take on disk, in bytes, as a session's are
+// counted: more than any limit for directories nested deeper than any program would.
+func Usage(dir string) int64 {
+	dirs, err := openDirs(dir)
+	if err != nil {
+		return 0
+	}
+	defer closeDirs(dirs)
+	t := tally{seen: map[inode]bool{}, devices: map[uint64]bool{}}
+	for _, dir := range dirs {
+		t.directory(int(dir.Fd()), ".", 0)
+	}
+	if t.cut {
+		return math.MaxInt64
+	}
+	return t.bytes
 }
 
 type inode struct{ device, number uint64 }

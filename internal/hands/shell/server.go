@@ -148,8 +148,8 @@ func (s *Server) serve(ctx context.Context, l line) {
 
 // open gives an operator a terminal, and records it. What cannot be recorded does
 // not happen.
-func (s *Server) open(ctx context.Context, l line, who operator, o Open) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *Server) open(serving context.Context, l line, who operator, o Open) error {
+	ctx, cancel := context.WithCancel(serving)
 	defer cancel()
 	id := strings.TrimPrefix(api.NewID("shell"), "shell_")
 	// First: a terminal that is there may already have run its command.
@@ -164,15 +164,21 @@ func (s *Server) open(ctx context.Context, l line, who operator, o Open) error {
 	defer screen.Close()
 	s.Log.Info("an operator has opened a shell", "session", o.Session, "uid", who.UID, "pid", who.PID, "command", o.Command, "recording", r.path)
 	began := time.Now()
-	err = s.converse(l, screen, r)
+	err = s.converse(serving, l, screen, r)
 	err = errors.Join(err, r.close())
 	s.Log.Info("an operator has left a shell", "session", o.Session, "uid", who.UID, "recording", r.path, "after", time.Since(began).Round(time.Second), "error", err)
 	return err
 }
 
+// Why a shell ends that nobody has left.
+var (
+	errEnding = errors.New("the worker is ending, and its shells with it")
+	errEnded  = errors.New("the session's sandbox has ended, and the shell with it; the worker's log may say why")
+)
+
 // converse carries what is typed and shown until the program has ended, the
-// operator has gone, or the recording fails.
-func (s *Server) converse(l line, screen *hand.Screen, r *recording) error {
+// operator has gone, the recording fails, or ctx ends.
+func (s *Server) converse(ctx context.Context, l line, screen *hand.Screen, r *recording) error {
 	if err := l.out.Encode(message{Recording: r.path}); err != nil {
 		return err
 	}
@@ -211,6 +217,12 @@ func (s *Server) converse(l line, screen *hand.Screen, r *recording) error {
 		}
 	}
 	code, err := screen.Wait()
+	switch {
+	case ctx.Err() != nil:
+		err = errEnding
+	case errors.Is(err, hand.ErrGone):
+		err = errEnded
+	}
 	if err = errors.Join(err, r.failed()); err == nil {
 		r.ended(code)
 		err = l.out.Encode(message{Exit: &code})

@@ -79,7 +79,7 @@ func (b *belongings) prepare(ctx context.Context, s sandbox.Sandbox) (*mount.Mou
 	}
 	m, err := mount.New(mount.Config{
 		Server: mountServer{b.wire}, SessionID: b.item.SessionID, Dir: b.place.dir, Work: b.place.work, Mnt: mnt, HasToken: b.wire.itemsOwn,
-		MaxOutputs: b.box.limits().DiskBytes, Log: b.log,
+		Disk: b.box.limits().DiskBytes, Log: b.log,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -141,6 +141,13 @@ func (a *activation) arrive(ctx context.Context) error {
 	}
 	began := time.Now()
 	arriving, err := a.fetch(ctx, p.Generation)
+	if errors.Is(err, depot.ErrGone) {
+		a.log.Warn("what was stored of this session is not there any longer", "worker", p.Worker, "error", err)
+		if err := a.Depot.Take(ctx, a.item.SessionID); err != nil {
+			return err
+		}
+		return a.recover(ctx, here)
+	}
 	if err != nil {
 		return err
 	}

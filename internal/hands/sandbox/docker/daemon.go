@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -22,6 +24,8 @@ type daemon struct {
 	rootless bool
 	// remapped tells that it gives containers other users than the host's.
 	remapped bool
+	// runtimes are the names of what it runs containers with.
+	runtimes []string
 }
 
 // connect asks the daemon what it is, once.
@@ -55,7 +59,10 @@ func (e *Engine) connect(ctx context.Context) (*daemon, error) {
 		return nil, fmt.Errorf("the Docker daemon at %s is too old; it must be 20.10 or newer (API 1.%d, it has 1.%d)", socket, spoken, newest)
 	}
 	d.prefix = fmt.Sprintf("/v1.%d", max(spoken, oldest))
-	var info struct{ SecurityOptions []string }
+	var info struct {
+		SecurityOptions []string
+		Runtimes        map[string]struct{}
+	}
 	if err := d.do(ctx, request{method: http.MethodGet, path: "/info"}, &info); err != nil {
 		return nil, err
 	}
@@ -63,11 +70,28 @@ func (e *Engine) connect(ctx context.Context) (*daemon, error) {
 		return slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return o == option || strings.HasPrefix(o, option+",") })
 	}
 	d.rootless, d.remapped = has("name=rootless"), has("name=userns")
+	d.runtimes = slices.Sorted(maps.Keys(info.Runtimes))
 	if d.rootless && os.Getuid() == 0 {
 		return nil, errors.New("the Docker daemon is rootless and this worker is root; run the worker as the daemon's user")
 	}
 	e.daemon = d
 	return d, nil
+}
+
+// knows tells what the daemon would refuse of every container.
+func (d *daemon) knows(ctx context.Context, image, runtime string) error {
+	// A shim's name or path it takes without having been told of it.
+	if runtime != "" && !strings.ContainsAny(runtime, "./") && !slices.Contains(d.runtimes, runtime) {
+		return fmt.Errorf("the Docker daemon has no runtime %q, but %s; add it to the daemon's configuration, or mend --docker-runtime", runtime, strings.Join(d.runtimes, ", "))
+	}
+	err := d.do(ctx, request{method: http.MethodGet, path: (&url.URL{Path: "/images/" + image + "/json"}).EscapedPath()}, nil)
+	if refused(err, http.StatusNotFound) {
+		return nil // it is pulled when it is needed
+	}
+	if err != nil {
+		return fmt.Errorf("the image %q, which --docker-image names: %w", image, err)
+	}
+	return nil
 }
 
 // minor is the n of version 1.n.

@@ -78,10 +78,14 @@ func New(cfg Config) *Engine {
 // Name implements sandbox.Engine.
 func (e *Engine) Name() string { return "docker" }
 
-// Check implements sandbox.Engine. It does not look for the image, which is
-// pulled when it is first needed.
+// Check implements sandbox.Engine. The image may be missing: it is pulled when it is
+// first needed.
 func (e *Engine) Check(ctx context.Context) error {
-	if _, err := e.connect(ctx); err != nil {
+	d, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.knows(ctx, e.cfg.Image, e.cfg.Runtime); err != nil {
 		return err
 	}
 	return e.program.Static()

@@ -166,6 +166,21 @@ func TestWhatCannotBeMade(t *testing.T) {
 	}
 }
 
+// What no container could be made of is said before any session comes.
+func TestWhatIsNotKnown(t *testing.T) {
+	needDaemon(t)
+	for want, cfg := range map[string]docker.Config{
+		`has no runtime "absent", but`: {Image: "127.0.0.1:1/none", Runtime: "absent"},
+		"invalid reference format":     {Image: "Not A Name"},
+		"":                             {Image: "127.0.0.1:1/none"},
+	} {
+		cfg.StateDir, cfg.Host, cfg.Program = t.TempDir(), os.Getenv(hostName), os.Getenv(programName)
+		if err := docker.New(cfg).Check(t.Context()); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("it says %v, want %q", err, want)
+		}
+	}
+}
+
 // A container whose record is lost tells itself whose it is.
 func TestLostState(t *testing.T) {
 	needDaemon(t)

