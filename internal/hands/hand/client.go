@@ -111,7 +111,7 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // keeps to the time itself, unless what runs beside it has stopped it.
 const grace = time.Minute
 
-// cancelTime is how long a hand may take to read that a call is to be stopped.
+// cancelTime is how long a hand may take to stop a call.
 const cancelTime = 5 * time.Second
 
 // Call runs one tool call. The error is about the hand, never about the tool.
@@ -153,8 +153,8 @@ func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
 				return Result{}, ErrGone
 			}
 		case <-ctx.Done():
+			c.cancel(call.ID, sent, answer)
 			c.forget(call.ID)
-			c.cancel(call.ID, sent)
 			return Result{}, ctx.Err()
 		case <-patience.C:
 			c.forget(call.ID)
@@ -164,11 +164,9 @@ func (c *Client) Call(ctx context.Context, call Call) (Result, error) {
 }
 
 // cancel has the hand stop a call once that has been sent, if it still is to be,
-// and waits until it is told, but not for one that does not read.
-func (c *Client) cancel(id string, sent <-chan error) {
-	told := make(chan struct{})
+// and waits until it has, but not for long.
+func (c *Client) cancel(id string, sent <-chan error, answer <-chan Result) {
 	go func() {
-		defer close(told)
 		if sent != nil && <-sent != nil {
 			return // a hand that is gone runs nothing
 		}
@@ -177,7 +175,7 @@ func (c *Client) cancel(id string, sent <-chan error) {
 	patience := time.NewTimer(cancelTime)
 	defer patience.Stop()
 	select {
-	case <-told:
+	case <-answer:
 	case <-c.done:
 	case <-patience.C:
 	}
