@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	files "hearth/internal/hands/sandbox/program"
 )
 
 // peers are the other ways to a sandbox that this machine has.
@@ -68,6 +70,9 @@ func fillRoot(root string) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return errors.New("busybox is not installed (apt-get install busybox-static)")
+	}
+	if files.New(busybox, "").Static() != nil {
+		return errors.New("this busybox needs C libraries, which are not in the root made of it (apt-get install busybox-static)")
 	}
 	for _, dir := range []string{"bin", "proc", "dev", "sys", "tmp", "etc"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
