@@ -88,20 +88,15 @@ func (b *brainConfig) register(flags *pflag.FlagSet) {
 
 // check refuses settings that cannot be meant.
 func (b *brainConfig) check() error {
-	for _, c := range []struct {
-		flag string
-		good bool
-		want string
-	}{
+	err := checkBounds([]bound{
 		{"concurrency", b.concurrency > 0, "at least 1"},
 		{"rate-limit-create", b.limits.Create >= 0, "0 or more"},
 		{"rate-limit-read", b.limits.Read >= 0, "0 or more"},
 		{"lease-ttl", b.leaseTTL >= time.Second, "at least 1s"},
 		{"ping-interval", b.pingInterval > 0, "more than 0"},
-	} {
-		if !c.good {
-			return usageError("--%s: want %s", c.flag, c.want)
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if _, err := net.ResolveTCPAddr("tcp", b.listen); err != nil {
 		return usageError("--listen: %w; want an address and a port, such as 0.0.0.0:8400", err)
@@ -110,7 +105,7 @@ func (b *brainConfig) check() error {
 	if b.databaseURL != "" && !slices.Contains([]string{"postgres", "postgresql", "sqlite"}, scheme) {
 		return usageError("--database-url: want one that begins with postgres://") // unsaid what it is: it may hold a password
 	}
-	_, err := b.table()
+	_, err = b.table()
 	return err
 }
 

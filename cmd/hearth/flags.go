@@ -98,3 +98,20 @@ func (l *logFlags) logger() *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }
+
+// bound says of a flag whether its value can be meant, and what is wanted.
+type bound struct {
+	flag string
+	good bool
+	want string
+}
+
+// checkBounds refuses the first flag that is not within its bound.
+func checkBounds(bounds []bound) error {
+	for _, b := range bounds {
+		if !b.good {
+			return usageError("--%s: want %s", b.flag, b.want)
+		}
+	}
+	return nil
+}

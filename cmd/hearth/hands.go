@@ -282,11 +282,7 @@ func letOthersIn() { syscall.Umask(0o022) }
 
 // check refuses settings that cannot be meant.
 func (h *handsConfig) check() error {
-	for _, c := range []struct {
-		flag string
-		good bool
-		want string
-	}{
+	err := checkBounds([]bound{
 		{"max-sessions", h.maxSessions > 0, "at least 1"},
 		{"pool", h.pool >= 0, "0 or more"},
 		{"max-idle", h.maxIdle > 0, "more than 0"},
@@ -295,10 +291,9 @@ func (h *handsConfig) check() error {
 		{"park-after", h.parkAfter >= 0, "0 or more"},
 		{"park-ttl", h.parkTTL > 0, "more than 0; --park-after 0 keeps no sandboxes"},
 		{"park-quota", h.parkQuota > 0, "more than 0; --park-after 0 keeps no sandboxes"},
-	} {
-		if !c.good {
-			return usageError("--%s: want %s", c.flag, c.want)
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := h.image.check(h.engine, h.onWork != nil); err != nil {
 		return err

@@ -279,24 +279,31 @@ func TestFilesElsewhere(t *testing.T) {
 	}
 }
 
-// TestStoreOutOfReach: a worker that cannot fetch what is stored of a session, for want
-// of the key or of the store, does not serve it without its files, nor stores others
-// over them.
-func TestStoreOutOfReach(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, run.Serve(t), "out of reach")
+// stored is a fleet with one session, which the first worker has stored.
+func stored(t *testing.T, name string) (*fleet, *chat) {
+	t.Helper()
+	s := newSite(t, run.Serve(t), name)
 	f := newFleet(t, s, "--max-idle", maxIdle.String(), "--drain", "2s")
 	worker := f.begin(0)
 	c := s.start(t, "$ said=before; echo kept >f")
 	c.last(1)
 	f.end(worker)
+	return f, c
+}
+
+// TestStoreOutOfReach: a worker that cannot fetch what is stored of a session, for want
+// of the key or of the store, does not serve it without its files, nor stores others
+// over them.
+func TestStoreOutOfReach(t *testing.T) {
+	t.Parallel()
+	f, c := stored(t, "out of reach")
 
 	key := f.key
 	var err error
 	if f.key, err = depot.NewKey(); err != nil {
 		t.Fatal(err)
 	}
-	worker = f.begin(1)
+	worker := f.begin(1)
 	c.say("$ echo ${said:-new} $(cat f)")
 	gives := func() {
 		t.Helper()
@@ -324,12 +331,7 @@ func TestStoreOutOfReach(t *testing.T) {
 // and what tells of it is not, the session goes on without.
 func TestStateRemoved(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, run.Serve(t), "state removed")
-	f := newFleet(t, s, "--max-idle", maxIdle.String(), "--drain", "2s")
-	worker := f.begin(0)
-	c := s.start(t, "$ said=before; echo kept >f")
-	c.last(1)
-	f.end(worker)
+	f, c := stored(t, "state removed")
 	states, err := filepath.Glob(filepath.Join(f.store, "parked", "*", c.id, "*.age"))
 	if err != nil || len(states) != 1 {
 		t.Fatalf("%q are stored, %v", states, err)

@@ -29,15 +29,7 @@ func TestOutputsFound(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := os.OpenRoot(mnt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
+	m, root := collector(t, mnt, 0)
 	names, err := m.changed(root)
 	slices.Sort(names)
 	if want := []string{"d/other", "report"}; err != nil || !slices.Equal(names, want) {
@@ -51,6 +43,21 @@ func TestOutputsFound(t *testing.T) {
 	if names, err = m.changed(root); err == nil || len(names) != maxOutputs {
 		t.Errorf("found %d of more than are taken, %v", len(names), err)
 	}
+}
+
+// collector is a Mounter for the outputs below a directory, and that directory.
+func collector(t *testing.T, mnt string, disk int64) (*Mounter, *os.Root) {
+	t.Helper()
+	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, Disk: disk, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return m, root
 }
 
 // TestOutputsHollow leaves outputs that take nothing here, and would take terabytes
@@ -70,15 +77,7 @@ func TestOutputsHollow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, err := New(Config{SessionID: "sesn_1", Dir: t.TempDir(), Work: t.TempDir(), Mnt: mnt, Disk: 1 << 30, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := os.OpenRoot(mnt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
+	m, root := collector(t, mnt, 1<<30)
 	if names, err := m.changed(root); err == nil || len(names) != 2 {
 		t.Errorf("found %d, %v", len(names), err)
 	}

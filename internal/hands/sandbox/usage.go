@@ -37,8 +37,8 @@ func closeDirs(dirs []*os.File) {
 }
 
 // usage is what the files below dirs take on disk, with those that have no name
-// any more and are held open by a process or one of its descendants. What cannot
-// be read, or goes while it is counted, counts as nothing. Directories nested
+// any more and are held open by a process, unless pid is 0, or one of its descendants.
+// What cannot be read, or goes while it is counted, counts as nothing. Directories nested
 // deeper than any program would are not looked into; whole is false then.
 func usage(dirs []*os.File, pid int) (bytes int64, whole bool) {
 	t := tally{seen: map[inode]bool{}, devices: map[uint64]bool{}}
@@ -57,14 +57,11 @@ func Usage(dir string) int64 {
 		return 0
 	}
 	defer closeDirs(dirs)
-	t := tally{seen: map[inode]bool{}, devices: map[uint64]bool{}}
-	for _, dir := range dirs {
-		t.directory(int(dir.Fd()), ".", 0)
-	}
-	if t.cut {
+	bytes, whole := usage(dirs, 0)
+	if !whole {
 		return math.MaxInt64
 	}
-	return t.bytes
+	return bytes
 }
 
 type inode struct{ device, number uint64 }

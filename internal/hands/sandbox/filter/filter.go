@@ -94,9 +94,12 @@ func usualTable() []bpf.Instruction {
 	}
 }
 
+// argument loads one of a call's arguments, of four bytes: what a program puts into the
+// other four of the register, the kernel does not see, and nor must we.
+func argument(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offsetArguments + 8*n, Size: 4} }
+
 // sockets refuses sockets of other families, and of some protocols.
 func sockets() []bpf.Instruction {
-	argument := func(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offsetArguments + 8*n, Size: 4} }
 	body := []bpf.Instruction{argument(0)}
 	for i, family := range families {
 		body = append(body, bpf.JumpIf{Cond: bpf.JumpEqual, Val: family, SkipTrue: uint8(len(families) - i)})
@@ -120,9 +123,9 @@ func sockets() []bpf.Instruction {
 func owners() []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_FCNTL, SkipFalse: 7},
-		bpf.LoadAbsolute{Off: offsetArguments + 8, Size: 4},
+		argument(1),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.F_SETSIG, SkipFalse: 3},
-		bpf.LoadAbsolute{Off: offsetArguments + 16, Size: 4},
+		argument(2),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGKILL), SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(unix.SIGSTOP), SkipTrue: 1},
 		allow,
@@ -130,9 +133,7 @@ func owners() []bpf.Instruction {
 	}
 }
 
-// byArgument refuses calls with some first arguments. Those are of four bytes:
-// what a program puts into the other four of the register, the kernel does not
-// see, and nor must we.
+// byArgument refuses calls with some first arguments.
 func byArgument() []bpf.Instruction {
 	equal := func(values ...uint32) (tests []bpf.JumpIf) {
 		for _, v := range values {
@@ -142,7 +143,7 @@ func byArgument() []bpf.Instruction {
 	}
 	// The first process is the hand. The host's kernel would not let it be killed
 	// from within, but be limited; that of a guest lets it be both.
-	hand, any := equal(1), []bpf.JumpIf{{Cond: bpf.JumpGreaterOrEqual, Val: 0}}
+	hand, always := equal(1), []bpf.JumpIf{{Cond: bpf.JumpGreaterOrEqual, Val: 0}}
 	var program []bpf.Instruction
 	for _, rule := range []struct {
 		call  uint32
@@ -152,10 +153,10 @@ func byArgument() []bpf.Instruction {
 		{unix.SYS_CLONE, []bpf.JumpIf{{Cond: bpf.JumpBitsSet, Val: namespaces}}, unix.EPERM},
 		// Its flags are in memory, where a filter cannot look; without it, libraries
 		// use clone.
-		{unix.SYS_CLONE3, any, unix.ENOSYS},
+		{unix.SYS_CLONE3, always, unix.ENOSYS},
 		// All on a host share one number of requests, which anybody may take whole.
 		// Programs do without where a kernel does not know it.
-		{unix.SYS_IO_SETUP, any, unix.ENOSYS},
+		{unix.SYS_IO_SETUP, always, unix.ENOSYS},
 		{unix.SYS_KILL, hand, unix.EPERM},
 		{unix.SYS_TKILL, hand, unix.EPERM},
 		{unix.SYS_TGKILL, hand, unix.EPERM},
@@ -165,12 +166,12 @@ func byArgument() []bpf.Instruction {
 		{unix.SYS_PRLIMIT64, hand, unix.EPERM},
 		// It takes the hand's directory in /proc for its descriptor. Programs use kill
 		// where a kernel does not know it.
-		{unix.SYS_PIDFD_SEND_SIGNAL, any, unix.ENOSYS},
+		{unix.SYS_PIDFD_SEND_SIGNAL, always, unix.ENOSYS},
 	} {
 		n := len(rule.tests)
 		program = append(program,
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: rule.call, SkipFalse: uint8(n + 3)}, // to the next rule
-			bpf.LoadAbsolute{Off: offsetArguments, Size: 4})
+			argument(0))
 		for i, test := range rule.tests {
 			test.SkipTrue = uint8(n - i) // to the refusal
 			program = append(program, test)

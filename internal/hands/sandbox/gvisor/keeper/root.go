@@ -99,10 +99,9 @@ func (o Orders) tellMemory() error {
 	if err != nil {
 		return err
 	}
-	const told = "/proc/meminfo"
 	ours := filepath.Join(stage, "meminfo")
 	text := fmt.Sprintf("MemTotal: %d kB\n", min(uint64(o.Limits.MemoryBytes), whole)>>10)
-	return errors.Join(os.WriteFile(ours, []byte(text), 0o444), hostroot.Mount(ours, told, "", unix.MS_BIND, ""))
+	return errors.Join(os.WriteFile(ours, []byte(text), 0o444), hostroot.Mount(ours, "/proc/meminfo", "", unix.MS_BIND, ""))
 }
 
 // makeOwn makes the directories the guest has of its own.
