@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -34,7 +31,7 @@ func TestProtectedWorker(t *testing.T) {
 			if got := adjustment(worker.Process.Pid); got != "-900" {
 				t.Errorf("the worker has %s", got)
 			}
-			below := descendants(worker.Process.Pid)
+			below := run.Descendants(worker.Process.Pid)
 			if len(below) == 0 {
 				t.Error("it has no processes")
 			}
@@ -52,24 +49,4 @@ func TestProtectedWorker(t *testing.T) {
 func adjustment(pid int) string {
 	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
 	return strings.TrimSpace(string(raw))
-}
-
-func descendants(of int) (pids []int) {
-	parents := map[int]int{}
-	all, _ := filepath.Glob("/proc/[0-9]*") // a constant pattern is well-formed
-	for _, dir := range all {
-		pid, _ := strconv.Atoi(filepath.Base(dir))
-		raw, _ := os.ReadFile(dir + "/stat") // it may have ended
-		if _, rest, ok := strings.Cut(string(raw), ") "); ok {
-			parents[pid], _ = strconv.Atoi(strings.Fields(rest)[1])
-		}
-	}
-	for pid := range parents {
-		for up := pid; up != 0 && !slices.Contains(pids, pid); up = parents[up] {
-			if parents[up] == of {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
 }

@@ -14,12 +14,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/test/run"
 )
 
 // roleKeeper is the first argument of the process that keeps a daemon for tests.
@@ -119,7 +120,7 @@ func clientAt(socket string) *http.Client {
 
 // clear ends all that descends from us, and removes all it has made.
 func (k *keeper) clear() {
-	for below := descendants(os.Getpid()); len(below) > 0; below = descendants(os.Getpid()) {
+	for below := run.Descendants(os.Getpid()); len(below) > 0; below = run.Descendants(os.Getpid()) {
 		for _, pid := range below {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 		}
@@ -154,31 +155,6 @@ func (k *keeper) removeGroups() (left int) {
 		}
 	}
 	return left
-}
-
-// descendants lists the processes below one, those that wait to be waited for
-// among them.
-func descendants(of int) (below []int) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	parents := map[int]int{}
-	for _, name := range stats {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name))) // by the pattern
-		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-		parents[pid], _ = strconv.Atoi(fields[1])
-	}
-	for pid := range parents {
-		for up := parents[pid]; up > 1; up = parents[up] {
-			if up == of {
-				below = append(below, pid)
-				break
-			}
-		}
-	}
-	return below
 }
 
 // mountsBelow lists what is mounted below a directory, the latest first.
